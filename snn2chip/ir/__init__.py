@@ -1,0 +1,1 @@
+"""The intermediate representation: layers, the float Graph, the integer Program."""

@@ -1,0 +1,320 @@
+"""The integrate-and-fire family: IF, LIF, CubaLIF (with synaptic current) and leaky integrators that never fire.
+
+Float, one step (names as in SpikingJelly, snnTorch and NIR):
+
+    i[t] = α·i[t−1] + x[t] + b_i           only with a synaptic current
+    h[t] = decay(v[t−1]) + g·i[t]          ``decay_form`` says in which of the published forms
+    s[t] = h[t] > θ   or   h[t] ≥ θ        ``fire``
+    v[t] = reset(h[t], s[t])               ``reset``, and when it acts: ``reset_timing``
+
+``reset_timing``: "same" resets in the step of the spike (SpikingJelly, S000 Eq. 5); "gate" resets the stored membrane at
+the start of the next step, before decay and input (STBP code, S002 and S003's LIF, snnTorch Leaky "zero"); "next" resets
+the next step's sum, decay and input included (snnTorch "subtract", RSynaptic "zero"). The papers are numbered as in
+the project's reference.
+
+Integer, one step (Lava ``proc/lif/models.py``, PyLifModelBitAcc, extended by the choices above): see
+:func:`integer_step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from snn2chip.errors import S2CError
+from snn2chip.ir.arithmetic import Arithmetic
+from snn2chip.ir.layers import Array, Shape
+from snn2chip.neurons.arithmetic import decayed, fit
+from snn2chip.neurons.base import (
+    ArrayNamespace,
+    Fire,
+    FloatNeuron,
+    IntegerNeuron,
+    Operations,
+    Reset,
+    ResetTiming,
+    State,
+    values,
+)
+
+DecayForm = Literal["factor", "tau", "tau_undriven", "subtract"]
+
+# form → (the framework's own expression, so that float results agree to the last bit; its decay factor; its input gain)
+_FORMS: dict[DecayForm, tuple[Callable[[Any, Any, Any, Any], Any], Callable[[Array], Array], Callable[[Array], Array]]] = {
+    "factor": (lambda v, x, d, rest: d * v + x, lambda d: d, np.ones_like),
+    "tau": (lambda v, x, d, rest: v + (x - (v - rest)) / d, lambda d: 1 - 1 / d, lambda d: 1 / d),
+    "tau_undriven": (lambda v, x, d, rest: v - (v - rest) / d + x, lambda d: 1 - 1 / d, np.ones_like),
+    "subtract": (lambda v, x, d, rest: v - d * v + x, lambda d: 1 - d, np.ones_like),
+}
+
+
+def _scalar(value: float) -> Array:
+    return np.asarray(value, dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class LIF(FloatNeuron):
+    """A float neuron of the family; arrays broadcast against the population's shape.
+
+    Args:
+        v_threshold: θ. ``np.inf`` makes a leaky integrator: it never fires and its output is the membrane.
+        decay: value of the membrane decay in the chosen form: β ("factor", h = βv + x), τ ("tau", h = v + (x − (v −
+            v_rest))/τ; "tau_undriven", h = v − (v − v_rest)/τ + x), λ ("subtract", h = v − λv + x). IF: "factor", 1.
+        decay_form: which of them.
+        v_rest: what the membrane leaks to; "factor" and "subtract" leak to zero, add a bias for anything else.
+        gain: factor on the input of the membrane, beside the one "tau" implies.
+        current_decay: α of the synaptic current, or None for a neuron without one.
+        fire, reset, reset_timing: see the module's text.
+        v_reset: where a hard reset goes.
+        v_start: membrane before the first step.
+        spike_value: what a spike is worth to the next layer.
+    """
+
+    v_threshold: Array
+    decay: Array
+    decay_form: DecayForm = "factor"
+    v_rest: Array = field(default_factory=lambda: _scalar(0.0))
+    gain: Array = field(default_factory=lambda: _scalar(1.0))
+    current_decay: Array | None = None
+    fire: Fire = ">="
+    reset: Reset = "hard"
+    reset_timing: ResetTiming = "same"
+    v_reset: Array = field(default_factory=lambda: _scalar(0.0))
+    v_start: Array = field(default_factory=lambda: _scalar(0.0))
+    spike_value: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("v_threshold", "decay", "v_rest", "gain", "current_decay", "v_reset", "v_start"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, np.asarray(value, dtype=np.float64))
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """IF, LIF, CubaLIF, LI or CubaLI."""
+        if self.integrates_only:
+            return "LI" if self.current_decay is None else "CubaLI"
+        if self.current_decay is not None:
+            return "CubaLIF"
+        return "IF" if bool((self.decay_factor == 1).all()) else "LIF"
+
+    @property
+    def integrates_only(self) -> bool:
+        """Whether it never fires; its output is then the membrane."""
+        return bool(np.isinf(self.v_threshold).all())
+
+    @property
+    def states(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of the state variables."""
+        return ("v",) if self.current_decay is None else ("u", "v")
+
+    @property
+    def decay_factor(self) -> Array:
+        """What the membrane is multiplied by in one step."""
+        return _FORMS[self.decay_form][1](self.decay)
+
+    @property
+    def input_gain(self) -> Array:
+        """What the input is multiplied by before it adds to the membrane."""
+        return self.gain * _FORMS[self.decay_form][2](self.decay)
+
+    @property
+    def leak_bias(self) -> Array:
+        """What leaking to ``v_rest`` adds to the membrane at every step."""
+        return (1 - self.decay_factor) * self.v_rest
+
+    def check(self, shape: Shape) -> None:
+        """Raise unless the parameters fit the shape and describe a neuron."""
+        super().check(shape)
+        wrong = {
+            "v_threshold": bool(np.isinf(self.v_threshold).any()) and not self.integrates_only,
+            "decay": bool(((self.decay_factor < 0) | (self.decay_factor > 1)).any()),
+            "current_decay": self.current_decay is not None
+            and bool(((self.current_decay < 0) | (self.current_decay > 1)).any()),
+        }
+        for name, bad in wrong.items():
+            if bad:
+                raise S2CError(
+                    f"{name} is {values(getattr(self, name))} in the form {self.decay_form!r}",
+                    why="a decay factor must lie in [0, 1] and a threshold must be a number",
+                )
+
+    def describe(self) -> str:
+        """Every choice, in one line."""
+        parts = [f"decay {values(self.decay_factor)}" + ("" if self.decay_form == "factor" else f" ({self.decay_form})")]
+        if self.current_decay is not None:
+            parts.insert(0, f"current decay {values(self.current_decay)}")
+        if (self.input_gain != 1).any():
+            parts.append(f"gain {values(self.input_gain)}")
+        if not self.integrates_only:
+            parts += [f"v {self.fire} {values(self.v_threshold)}", f"{self.reset} reset"]
+            if self.reset == "hard" and (self.v_reset != 0).any():
+                parts[-1] += f" to {values(self.v_reset)}"
+            if self.reset_timing != "same" and self.reset != "none":
+                parts[-1] += f" ({self.reset_timing})"
+        if (self.v_start != 0).any():
+            parts.append(f"starts at {values(self.v_start)}")
+        return ", ".join(parts)
+
+    def start(self, x: Any, xp: ArrayNamespace) -> State:
+        """State before the first step for input like ``x`` [N, ...]."""
+        v = xp.full_like(x, 0.0) + xp.const(self.v_start, x)
+        return {"v": v} if self.current_decay is None else {"u": xp.full_like(x, 0.0), "v": v}
+
+    def step(self, state: State, x: Any, xp: ArrayNamespace) -> tuple[State, Any]:
+        """One step; the operations are in the order of the framework the form comes from."""
+        v, new = state["v"], {}
+        theta, v_reset = xp.const(self.v_threshold, x), xp.const(self.v_reset, x)
+        fired = self._fires(v, theta) if self.reset_timing != "same" else None
+        if self.current_decay is not None:
+            x = xp.const(self.current_decay, x) * state["u"] + x
+            new["u"] = x
+        if self.reset_timing == "gate" and self.reset != "none":
+            v = xp.where(fired, v_reset if self.reset == "hard" else v - theta, v)
+        drive = x if (self.gain == 1).all() else xp.const(self.gain, x) * x
+        h = _FORMS[self.decay_form][0](v, drive, xp.const(self.decay, x), xp.const(self.v_rest, x))
+        if self.reset_timing == "next" and self.reset != "none":
+            h = xp.where(fired, v_reset + 0 * h if self.reset == "hard" else h - theta, h)
+        if self.integrates_only:
+            return {**new, "v": h}, h
+        spikes = self._fires(h, theta)
+        out = xp.where(spikes, xp.full_like(h, self.spike_value), xp.full_like(h, 0.0))
+        if self.reset_timing == "same" and self.reset != "none":
+            h = xp.where(spikes, v_reset + 0 * h if self.reset == "hard" else h - theta, h)
+        return {**new, "v": h}, out
+
+    def _fires(self, v: Any, theta: Any) -> Any:
+        return v > theta if self.fire == ">" else v >= theta
+
+    def operations(self) -> Operations:
+        """One multiply-add per decaying state; integration and reset are additions (papers.md §6: LIF 1 MAC)."""
+        leaky = int(bool((self.decay_factor != 1).any()))
+        current = int(self.current_decay is not None)
+        return Operations(leaky + current, 1 + current + int(self.reset == "soft"))
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerLIF(IntegerNeuron):
+    """The same neuron on the chip; every array int64, broadcasting against the population's shape.
+
+    Args:
+        v_threshold: mantissa; compared as ``v_threshold << threshold_shift``. None: never fires, the output is v.
+        decay_v: in 1/2**decay_bits; 0 keeps everything, 2**decay_bits nothing.
+        decay_u: likewise for the current; 2**decay_bits means that the current has no memory.
+        bias, bias_exp: ``bias << bias_exp`` is added to the membrane at every step.
+        bias_u: added to the current at every step, in the current's unit.
+        v_reset, v_start: in the membrane's unit.
+    """
+
+    v_threshold: Array | None
+    decay_v: Array
+    decay_u: Array
+    bias: Array
+    bias_exp: int = 6
+    bias_u: Array | None = None
+    fire: Fire = ">"
+    reset: Reset = "hard"
+    reset_timing: ResetTiming = "same"
+    v_reset: Array | None = None
+    v_start: Array | None = None
+    states: ClassVar[tuple[str, ...]] = ("u", "v")
+
+    def __post_init__(self) -> None:
+        for name in ("v_threshold", "decay_v", "decay_u", "bias", "bias_u", "v_reset", "v_start"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, np.asarray(value, dtype=np.int64))
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """LIF, or LI where it never fires."""
+        return "LI" if self.v_threshold is None else "LIF"
+
+    def describe(self) -> str:
+        """Every choice, in one line."""
+        parts = [f"decay u {values(self.decay_u)} v {values(self.decay_v)}"]
+        if self.v_threshold is not None:
+            parts += [f"v {self.fire} {values(self.v_threshold)}", f"{self.reset} reset"]
+            if self.reset_timing != "same" and self.reset != "none":
+                parts[-1] += f" ({self.reset_timing})"
+        if self.bias.any():
+            parts.append(f"bias {values(self.bias)}<<{self.bias_exp}")
+        if self.bias_u is not None and self.bias_u.any():
+            parts.append(f"bias u {values(self.bias_u)}")
+        return ", ".join(parts)
+
+    @property
+    def native(self) -> bool:
+        """Whether the fixed LIF of Loihi and Lava computes exactly this: strict fire test, hard reset to zero, same step."""
+        plain = self.v_threshold is None or (self.fire == ">" and self.reset == "hard" and self.reset_timing == "same")
+        zero = all(x is None or not x.any() for x in (self.bias_u, self.v_reset, self.v_start))
+        return plain and zero
+
+    def start(self, shape: Shape) -> State:
+        """State before the first step for a batch of ``shape`` [N, ...]."""
+        v = np.zeros(shape, dtype=np.int64)
+        return {"u": np.zeros(shape, dtype=np.int64), "v": v if self.v_start is None else v + self.v_start}
+
+    def step(self, state: State, a: Array, arithmetic: Arithmetic) -> tuple[State, Array]:
+        """One step on the summed synaptic input ``a`` [N, ...]."""
+        u, v, spikes = integer_step(state["u"], state["v"], a, parameters(self, arithmetic))
+        return {"u": u, "v": v}, v if self.v_threshold is None else spikes
+
+    def operations(self) -> Operations:
+        """As the float neuron; the chip's two decays are multiplications whether or not they change anything."""
+        return Operations(2, 3 + int(self.reset == "soft"))
+
+
+def parameters(neuron: IntegerLIF, arithmetic: Arithmetic) -> dict[str, Any]:
+    """The flat parameters :func:`integer_step` takes: the neuron's, shifted into place, and the chip's."""
+    threshold = None if neuron.v_threshold is None else neuron.v_threshold << arithmetic.threshold_shift
+    return {
+        "threshold": threshold,
+        "decay_u": neuron.decay_u,
+        "decay_v": neuron.decay_v,
+        "bias": neuron.bias << neuron.bias_exp if neuron.bias_exp >= 0 else neuron.bias >> -neuron.bias_exp,
+        "bias_u": 0 if neuron.bias_u is None else neuron.bias_u,
+        "v_reset": 0 if neuron.v_reset is None else neuron.v_reset,
+        "fire": neuron.fire,
+        "reset": neuron.reset,
+        "reset_timing": neuron.reset_timing,
+        "input_shift": arithmetic.input_shift,
+        "decay_bits": arithmetic.decay_bits,
+        "decay_rounding": arithmetic.decay_rounding,
+        "current_bits": arithmetic.current_bits,
+        "current_overflow": arithmetic.current_overflow,
+        "voltage_bits": arithmetic.voltage_bits,
+        "voltage_overflow": arithmetic.voltage_overflow,
+    }
+
+
+def integer_step(u: Any, v: Any, a: Any, p: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """One step of the family in fixed point: (u, v after reset, spikes 0/1).
+
+    With ``fire=">"``, ``reset="hard"``, ``reset_timing="same"`` and ``v_reset=0`` this is Lava's PyLifModelBitAcc.
+    """
+    never = p["threshold"] is None
+    theta = 0 if never else p["threshold"]
+    strict = p["fire"] == ">"
+    timing = "none" if never else p["reset_timing"]
+    hard = p["reset"] == "hard"
+    resets = not never and p["reset"] != "none"
+    before = v > theta if strict else v >= theta
+
+    u = decayed(u, p["decay_u"], p["decay_bits"], p["decay_rounding"]) + (a << p["input_shift"]) + p["bias_u"]
+    u = fit(u, p["current_bits"], p["current_overflow"])
+    if resets and timing == "gate":
+        v = np.where(before, p["v_reset"] if hard else v - theta, v)
+    v = decayed(v, p["decay_v"], p["decay_bits"], p["decay_rounding"]) + u + p["bias"]
+    if resets and timing == "next":
+        v = np.where(before, p["v_reset"] if hard else v - theta, v)
+    v = fit(v, p["voltage_bits"], p["voltage_overflow"])
+    fired = v > theta if strict else v >= theta
+    if resets and timing == "same":
+        v = np.where(fired, p["v_reset"] if hard else v - theta, v)
+    spikes = fired & (not never)
+    return u, v, np.where(spikes, 1, 0)
+

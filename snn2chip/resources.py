@@ -1,0 +1,16 @@
+"""Data files that ship with snn2chip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def targets_dir() -> Path:
+    """The folder of target descriptions: inside an installed wheel, or at the top of a source checkout.
+
+    Returns:
+        An existing directory that holds one ``.toml`` file per target.
+    """
+    package = Path(__file__).resolve().parent
+    shipped = package / "targets"
+    return shipped if shipped.is_dir() else package.parent / "targets"

@@ -1,0 +1,65 @@
+"""Input data: shape and value checks, and the integers the chip sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from snn2chip.errors import S2CError
+from snn2chip.ir.graph import Network
+from snn2chip.ir.layers import Array
+from snn2chip.ir.program import Format, Program
+
+
+def as_samples(network: Network, x: Any, *, free_time: bool = False) -> Array:
+    """``x`` as an array [N, *sample_shape] of finite numbers; torch tensors are taken too.
+
+    Args:
+        free_time: any number of steps is allowed (the machine's clock).
+
+    Raises:
+        S2CError: the shape does not fit, or a value is NaN or infinite; the message says which sample.
+    """
+    detach = getattr(x, "detach", None)
+    array = np.asarray(detach().cpu().numpy() if detach is not None else x)
+    want = network.sample_shape
+    got = array.shape[1:]
+    if free_time and network.coding == "steps":
+        want, got = want[1:], got[1:]
+    if array.ndim < 1 or got != want or array.dtype.kind not in "biuf":
+        steps = " (T first)" if network.coding == "steps" else " (the same at every step)"
+        raise S2CError(
+            f"the data has shape {array.shape} and type {array.dtype}",
+            where="input",
+            why=f"this network takes numbers of shape [N, {', '.join(map(str, network.sample_shape))}]{steps}",
+            fix="check the order of the axes, or quantize and trace with data of this shape",
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        sample = int(np.argwhere(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0, 0])
+        raise S2CError("the data holds NaN or infinite values", where=f"input, sample {sample}")
+    return array
+
+
+def to_integers(program: Program, x: Array) -> tuple[Array, int]:
+    """The integers the program's input format makes of ``x``, and how many values had to be clipped.
+
+    Raises:
+        S2CError: binary spikes were expected and something else came.
+    """
+    form: Format = program.formats[program.input.name]
+    low, high = form.range
+    if form.scale == 1.0 and form.overflow == "error":
+        bad = (x != np.rint(x)) | (x < low) | (x > high)
+        if bad.any():
+            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise S2CError(
+                f"the input holds {x[where]:.6g}",
+                where=f"input, index {where}",
+                why=f"this program takes whole numbers from {low} to {high} (spikes)",
+                fix="give spikes, or quantize with calibration data of the kind you want to run",
+            )
+        return x.astype(np.int64), 0
+    integers = np.rint(x.astype(np.float64) / form.scale)
+    clipped = int(np.count_nonzero((integers < low) | (integers > high)))
+    return np.clip(integers, low, high).astype(np.int64), clipped

@@ -78,12 +78,12 @@ class Network(Struct):
 
     Args:
         nodes: name → node, in topological order (recurrent edges aside), ending in one ``Output``.
-        time_steps: T, the number of steps of a sample.
+        time_steps: T, the number of steps of a sample; None: any, taken from the data ("steps" coding only).
         coding: "direct": a sample is ``[...]`` and enters at every step; "steps": ``[T, ...]``.
     """
 
     nodes: Mapping[str, Node]
-    time_steps: int
+    time_steps: int | None
     coding: Coding
 
     def __getitem__(self, name: str) -> Node:
@@ -109,9 +109,9 @@ class Network(Struct):
 
     @property
     def sample_shape(self) -> Shape:
-        """The shape of one sample as the user gives it."""
+        """The shape of one sample as the user gives it; -1 stands for any number of time steps."""
         shape = self.shapes()[self.input.name]
-        return shape if self.coding == "direct" else (self.time_steps, *shape)
+        return shape if self.coding == "direct" else (self.time_steps or -1, *shape)
 
     def consumers(self, name: str) -> tuple[Node, ...]:
         """The nodes that read ``name``, in order of execution."""
@@ -168,7 +168,9 @@ class Network(Struct):
         Raises:
             S2CError: the first thing wrong, with the node and where it came from.
         """
-        if self.time_steps < 1:
+        if self.time_steps is None and self.coding == "direct":
+            raise S2CError("time_steps is missing", fix="give the number of time steps of one sample, T >= 1")
+        if self.time_steps is not None and self.time_steps < 1:
             raise S2CError(f"time_steps is {self.time_steps}", fix="give the number of time steps of one sample, T >= 1")
         for kind, count in ((Input, 1), (Output, 1)):
             found = [n.name for n in self if isinstance(n.layer, kind)]

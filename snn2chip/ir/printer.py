@@ -20,6 +20,6 @@ def to_text(network: Network) -> str:
         for node in network
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    head = f"{type(network).__name__} T={network.time_steps} input={network.coding}"
+    head = f"{type(network).__name__} T={network.time_steps or 'any'} input={network.coding}"
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([head, *lines])

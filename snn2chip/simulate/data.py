@@ -25,14 +25,17 @@ def as_samples(network: Network, x: Any, *, free_time: bool = False) -> Array:
     array = np.asarray(detach().cpu().numpy() if detach is not None else x)
     want = network.sample_shape
     got = array.shape[1:]
-    if free_time and network.coding == "steps":
+    if network.coding == "steps" and got and (free_time or network.time_steps is None):
+        if got[0] == 0:
+            raise S2CError("the data has no time step", where="input", why=f"its shape is {array.shape}")
         want, got = want[1:], got[1:]
     if array.ndim < 1 or got != want or array.dtype.kind not in "biuf":
+        shown = ["T" if size < 0 else str(size) for size in network.sample_shape]
         steps = " (T first)" if network.coding == "steps" else " (the same at every step)"
         raise S2CError(
             f"the data has shape {array.shape} and type {array.dtype}",
             where="input",
-            why=f"this network takes numbers of shape [N, {', '.join(map(str, network.sample_shape))}]{steps}",
+            why=f"this network takes numbers of shape [N, {', '.join(shown)}]{steps}",
             fix="check the order of the axes, or quantize and trace with data of this shape",
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -66,11 +66,15 @@ class Limits(Struct):
 
 @dataclass(frozen=True, eq=False)
 class Cores(Struct):
-    """Capacities of one neuron core, and how many a chip has; None where no public figure exists."""
+    """Capacities of one neuron core, and how many a chip has; None where no public figure exists.
+
+    ``state_in_memory``: whether the neurons' state takes its room from ``synaptic_memory_bits``.
+    """
 
     per_chip: int
     neurons: int
     synaptic_memory_bits: int
+    state_in_memory: bool
     axons_in: int | None
     axons_out: int | None
 

@@ -1,0 +1,86 @@
+"""Fold inference batch norm into the linear map before it, or the one after it, wherever that is exact."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from snn2chip.ir.graph import Graph, Node
+from snn2chip.ir.layers import Array, BatchNorm, Conv, Conv1d, Conv2d, Layer, Linear, Shape
+from snn2chip.passes.base import Pass, only_reader, only_source, rewired, with_layer
+
+
+@dataclass(frozen=True, eq=False)
+class FoldBatchNorm(Pass):
+    """BN(Wx + b) = (fW)x + (fb + o), and W(BN(x)) = (Wf)x + (b + Wo) where no zero padding sees o.
+
+    A batch norm with no such neighbour becomes what it is: one synapse per channel, weight f and bias o.
+    """
+
+    name: ClassVar[str] = "fold_batchnorm"
+
+    def apply(self, graph: Graph) -> tuple[Graph, tuple[str, ...]]:
+        """See :meth:`Pass.apply`."""
+        touched: list[str] = []
+        for name in [node.name for node in graph if isinstance(node.layer, BatchNorm)]:
+            node, shape = graph[name], graph.shapes()[name]
+            graph, names = _fold_one(graph, node, shape)
+            touched += names
+        return graph, tuple(touched)
+
+
+def _fold_one(graph: Graph, node: Node, shape: Shape) -> tuple[Graph, list[str]]:
+    layer = node.layer
+    assert isinstance(layer, BatchNorm)
+    factor, offset = layer.affine()
+    before, after = only_source(graph, node), only_reader(graph, node.name)
+    if before is not None and isinstance(before.layer, Linear | Conv) and _features_first(before.layer, shape):
+        folded = with_layer(before, scaled_output(before.layer, factor, offset))
+        return rewired(graph, {before.name: folded, node.name: None}, {node.name: before.name}), [before.name, node.name]
+    if after is not None and _takes_on_input(after.layer, shape, offset):
+        folded = with_layer(after, _scaled_input(after.layer, factor, offset))
+        source = node.inputs[0].source
+        return rewired(graph, {after.name: folded, node.name: None}, {node.name: source}), [after.name, node.name]
+    return rewired(graph, {node.name: with_layer(node, _per_channel(factor, offset, shape, layer.mean.dtype))}), [node.name]
+
+
+def _features_first(layer: Layer, shape: Shape) -> bool:
+    """Whether the layer's output features are the axis the batch norm works on."""
+    return isinstance(layer, Conv) or len(shape) == 1
+
+
+def scaled_output(layer: Linear | Conv, factor: Array, offset: Array) -> Linear | Conv:
+    """The layer with every output feature multiplied by ``factor`` and shifted by ``offset`` (both (features,))."""
+    dtype = layer.weight.dtype
+    weight = layer.weight.astype(np.float64) * factor.reshape(-1, *(1,) * (layer.weight.ndim - 1))
+    bias = offset if layer.bias is None else layer.bias.astype(np.float64) * factor + offset
+    return dataclasses.replace(layer, weight=weight.astype(dtype), bias=bias.astype(dtype))
+
+
+def _takes_on_input(layer: Layer, shape: Shape, offset: Array) -> bool:
+    if isinstance(layer, Linear):
+        return len(shape) == 1 and layer.delay is None
+    return isinstance(layer, Conv) and (not any(layer.padding) or not offset.any())
+
+
+def _scaled_input(layer: Layer, factor: Array, offset: Array) -> Linear | Conv:
+    assert isinstance(layer, Linear | Conv)
+    dtype, weight = layer.weight.dtype, layer.weight.astype(np.float64)
+    groups = layer.groups if isinstance(layer, Conv) else 1
+    per_group = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    scaled = per_group * factor.reshape(groups, 1, -1, 1)
+    shift = (per_group * offset.reshape(groups, 1, -1, 1)).sum(axis=(2, 3)).ravel()
+    bias = shift if layer.bias is None else layer.bias.astype(np.float64) + shift
+    return dataclasses.replace(layer, weight=scaled.reshape(weight.shape).astype(dtype), bias=bias.astype(dtype))
+
+
+def _per_channel(factor: Array, offset: Array, shape: Shape, dtype: np.dtype) -> Linear | Conv:
+    axes = len(shape) - 1
+    if axes == 0:
+        return Linear(np.diag(factor).astype(dtype), offset.astype(dtype))
+    cls = {1: Conv1d, 2: Conv2d}[axes]
+    weight = factor.reshape(-1, 1, *(1,) * axes).astype(dtype)
+    return cls(weight, offset.astype(dtype), groups=len(factor))

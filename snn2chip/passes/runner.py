@@ -1,0 +1,119 @@
+"""Runs a pipeline of passes and proves each: the graph before and after is run on the same data and compared."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from snn2chip.errors import S2CError, UsageError
+from snn2chip.ir.graph import Graph
+from snn2chip.ir.layers import Array, Neuron
+from snn2chip.ir.program import PassRecord
+from snn2chip.passes.absorb import AbsorbAdd, AbsorbScale
+from snn2chip.passes.base import Pass
+from snn2chip.passes.fold_batchnorm import FoldBatchNorm
+from snn2chip.passes.lower_maxpool import LowerMaxPool
+from snn2chip.passes.merge_pool import MergePool
+from snn2chip.passes.prune import Prune
+from snn2chip.simulate import Result, simulate
+
+PASSES: dict[str, type[Pass]] = {
+    cls.name: cls for cls in (Prune, FoldBatchNorm, AbsorbAdd, AbsorbScale, MergePool, LowerMaxPool)
+}
+DEFAULT_PIPELINE = "prune,fold_batchnorm,absorb_add,absorb_scale,merge_pool,lower_maxpool"
+
+# Relative distance of a membrane from its threshold that float32 rounding of a rewritten sum can account for.
+ROUNDING = 2e-5
+# More samples than this prove nothing more about a rewrite.
+PROOF_SAMPLES = 32
+
+
+def parse_pipeline(text: str) -> tuple[Pass, ...]:
+    """``"prune,fold_batchnorm"`` as passes; options go in braces: ``name{option=value}``.
+
+    Raises:
+        UsageError: no pass of that name, or an option it does not have.
+    """
+    passes: list[Pass] = []
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        match = re.fullmatch(r"(\w+)(?:\{(.*)\})?", item)
+        name = match.group(1) if match else item
+        if match is None or name not in PASSES:
+            near = difflib.get_close_matches(name, PASSES, 1)
+            raise UsageError(f"there is no pass {item!r}", fix=f"did you mean {near[0]}?" if near else f"passes: {', '.join(PASSES)}")
+        options = dict(pair.split("=", 1) for pair in (match.group(2) or "").split(";") if "=" in pair)
+        try:
+            passes.append(PASSES[name](**options))
+        except TypeError:
+            raise UsageError(f"the pass {name} has no option {', '.join(options)}") from None
+    return tuple(passes)
+
+
+def run_passes(
+    graph: Graph, calibration: Any, pipeline: str | Iterable[Pass] = DEFAULT_PIPELINE
+) -> tuple[Graph, tuple[PassRecord, ...]]:
+    """Apply the passes in order, each proved on up to 32 samples of ``calibration``.
+
+    Raises:
+        S2CError: a pass that promises the same function changed it by more than float rounding.
+    """
+    data = calibration[:PROOF_SAMPLES]
+    before = simulate(graph, data, record=("spikes", "h"))
+    records: list[PassRecord] = []
+    for step in parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline:
+        rewritten, changed = step.apply(graph)
+        rewritten.verify()
+        after = simulate(rewritten, data, record=("spikes", "h")) if changed else before
+        record = _compare(step, changed, graph, before, after)
+        records.append(record)
+        if step.exact and record.differing > record.explained:
+            raise S2CError(
+                f"the pass {step} changed {record.differing - record.explained} spikes that rounding does not explain",
+                where=", ".join(changed[:4]),
+                why=f"{record.differing} of {record.spikes} differ on the calibration data",
+                fix="leave the pass out with --passes, and report the network: an exact pass must not do this",
+            )
+        graph, before = rewritten, after
+    return graph, tuple(records)
+
+
+def _compare(step: Pass, changed: tuple[str, ...], graph: Graph, before: Result, after: Result) -> PassRecord:
+    populations = [n.name for n in graph.neurons if n.name in after.recordings]
+    slots = differing = explained = 0
+    samples = len(before.outputs)
+    # Per sample, the time step from which on a difference may be the consequence of an earlier one.
+    excused = np.full(samples, np.iinfo(np.int64).max)
+    for name in populations:
+        a, b = before[name].spikes, after[name].spikes
+        assert a is not None and b is not None
+        differ = a != b
+        slots += a.size
+        if not differ.any():
+            continue
+        differing += int(differ.sum())
+        near = _near_threshold(graph, name, before, after)
+        for sample in np.flatnonzero(differ.reshape(samples, -1).any(axis=1)):
+            steps = differ[sample].reshape(differ.shape[1], -1)
+            first = int(np.flatnonzero(steps.any(axis=1))[0])
+            if first < excused[sample] and near[sample, first][differ[sample, first]].all():
+                excused[sample] = first
+            explained += int(steps[int(min(excused[sample], len(steps))) :].sum())
+    deviation = float(np.max(np.abs(before.outputs - after.outputs), initial=0.0))
+    return PassRecord(str(step), changed, step.exact, deviation, slots, differing, explained)
+
+
+def _near_threshold(graph: Graph, name: str, before: Result, after: Result) -> Array:
+    """Where either run's membrane stood within rounding of the threshold; [N, T, ...] bool."""
+    layer = graph[name].layer
+    assert isinstance(layer, Neuron)
+    theta = layer.model.v_threshold
+    near = np.zeros((), dtype=bool)
+    for result in (before, after):
+        h = result[name].h
+        assert h is not None
+        near = near | (np.abs(h - theta) <= ROUNDING * np.maximum(np.abs(theta), np.abs(h).max(initial=1.0)))
+    return near

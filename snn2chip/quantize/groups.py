@@ -1,0 +1,126 @@
+"""The form quantization works on: populations, each fed by synapses; a head; a host prefix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from snn2chip.errors import S2CError
+from snn2chip.ir.graph import Edge, Graph, Node
+from snn2chip.ir.layers import (
+    Add,
+    Array,
+    Concat,
+    Conv,
+    Conv1d,
+    Conv2d,
+    Delay,
+    Flatten,
+    Input,
+    Linear,
+    Neuron,
+    Output,
+    Permute,
+    Readout,
+    Reshape,
+    Shape,
+    SumPool,
+)
+
+# Layers that only move or add integers: they need no scale of their own.
+TRANSPARENT = (Flatten, Reshape, Permute, Concat, Add, SumPool, Delay)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One population and the synapses whose sums meet in it, the recurrent ones last."""
+
+    population: Node
+    synapses: tuple[Node, ...]
+
+    @property
+    def recurrent(self) -> tuple[Node, ...]:
+        """The synapses fed by the population itself, a step earlier."""
+        return tuple(s for s in self.synapses if any(e.recurrent for e in s.inputs))
+
+
+def with_identity_synapses(graph: Graph) -> Graph:
+    """The graph with a synapse of weight one wherever a population reads spikes or data without one."""
+    shapes, nodes = graph.shapes(), []
+    for node in graph:
+        edges = []
+        for edge in node.inputs:
+            source = graph[edge.source].layer
+            if isinstance(node.layer, Neuron) and not isinstance(source, Linear | Conv):
+                name = f"{node.name}.from.{edge.source}"
+                nodes.append(Node(name, identity(shapes[edge.source]), (edge,), node.source))
+                edge = Edge(name)
+            edges.append(edge)
+        nodes.append(Node(node.name, node.layer, tuple(edges), node.source, node.placement))
+    return graph.with_nodes(nodes)
+
+
+def identity(shape: Shape) -> Linear | Conv:
+    """A synapse that passes every element on, weight one."""
+    if len(shape) in (2, 3):
+        cls = {2: Conv1d, 3: Conv2d}[len(shape)]
+        return cls(np.ones((shape[0], 1, *(1,) * (len(shape) - 1)), np.float32), groups=shape[0])
+    return Linear(np.eye(shape[-1], dtype=np.float32))
+
+
+def groups(graph: Graph) -> tuple[Group, ...]:
+    """The populations with their synapses, in order of execution."""
+    found = []
+    for node in graph.neurons:
+        synapses = [graph[edge.source] for edge in node.inputs]
+        for synapse in synapses:
+            readers = graph.consumers(synapse.name)
+            if len(readers) != 1:
+                raise S2CError(
+                    "the output of this layer is read by more than one population",
+                    where=synapse.where(),
+                    why=f"read by {', '.join(r.name for r in readers)}; each population has a scale of its own",
+                    fix="give each reader its own synapse",
+                )
+        found.append(Group(node, tuple(sorted(synapses, key=lambda s: any(e.recurrent for e in s.inputs)))))
+    return tuple(found)
+
+
+def check_form(graph: Graph) -> None:
+    """Every layer must be one that quantization knows what to do with, in a place where it does.
+
+    Raises:
+        S2CError: the first layer that is not, and what it would take.
+    """
+    known = (Input, Output, Readout, Neuron, Linear, Conv, *TRANSPARENT)
+    for node in graph:
+        if not isinstance(node.layer, known):
+            raise S2CError(
+                f"a {node.layer.kind} layer has no integer form",
+                where=node.where(),
+                why="the passes could not make it part of a synapse",
+                fix="see `snn2chip inspect` for the graph after the passes; put it next to a linear or conv layer",
+            )
+        if isinstance(node.layer, Linear | Conv):
+            for edge in node.inputs:
+                source = _through(graph, edge.source)
+                if isinstance(source.layer, Linear | Conv):
+                    raise S2CError(
+                        f"two synaptic layers in a row, {source.name} and {node.name}, with no neuron between them",
+                        where=node.where(),
+                        why="the chip has no sum between two synapses but a neuron's",
+                        fix="put a neuron between them, or multiply their weights into one layer",
+                    )
+
+
+def _through(graph: Graph, name: str) -> Node:
+    node = graph[name]
+    while isinstance(node.layer, TRANSPARENT) and len(node.inputs) == 1:
+        node = graph[node.inputs[0].source]
+    return node
+
+
+def is_binary(x: Array) -> bool:
+    """Whether data holds nothing but 0 and 1."""
+    return bool(np.isin(x, (0, 1)).all())

@@ -1,0 +1,128 @@
+"""A float neuron in the integers of a chip, for a given value of one unit of its summed input."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+
+import numpy as np
+
+from snn2chip.errors import S2CError
+from snn2chip.ir.arithmetic import Arithmetic
+from snn2chip.ir.layers import Array
+from snn2chip.ir.target import Limits
+from snn2chip.neurons.lif import LIF, IntegerLIF
+
+# What a chip without programmable neurons lacks → how the option to do without reads in a report.
+APPROXIMATIONS = {
+    "fire_test": "fires on v > θ where the network was trained with v ≥ θ",
+    "reset_timing": "resets in the step of the spike where the network was trained to reset in the next",
+    "soft_reset": "resets to zero where the network was trained to subtract the threshold",
+    "current_bias": "adds the bias to the membrane where the network was trained with it in the current",
+    "v_reset": "resets to and starts from zero where the network was trained with another value",
+}
+
+
+def to_integer(model: LIF, bias: Array, unit: float, limits: Limits, arithmetic: Arithmetic) -> IntegerLIF:
+    """The neuron whose summed input counts in ``unit`` (the float value of one unit).
+
+    Args:
+        bias: float bias of the summed input, broadcasting against the population.
+
+    A membrane unit is worth gain · unit / 2**input_shift, a threshold mantissa gain · unit.
+    """
+    fine = unit / (1 << arithmetic.input_shift)
+    gain = model.input_gain
+    decays = 1 << arithmetic.decay_bits
+    leak = model.leak_bias / (gain * fine)
+    in_current = model.current_decay is not None
+    membrane_bias = leak if in_current else bias / fine + leak
+    bias_exp = bias_exponent(membrane_bias, limits)
+    threshold = None
+    if not model.integrates_only:
+        threshold = np.rint(model.v_threshold / (gain * unit) * 2.0 ** (arithmetic.input_shift - arithmetic.threshold_shift))
+    return IntegerLIF(
+        v_threshold=threshold,
+        decay_v=np.rint((1 - model.decay_factor) * decays),
+        decay_u=np.rint((1 - model.current_decay) * decays) if model.current_decay is not None else decays,
+        bias=np.rint(membrane_bias / 2.0**bias_exp),
+        bias_exp=bias_exp,
+        bias_u=np.rint(bias / fine) if in_current and bias.any() else None,
+        fire=model.fire,
+        reset=model.reset,
+        reset_timing=model.reset_timing,
+        v_reset=_unless_zero(model.v_reset / (gain * fine)),
+        v_start=_unless_zero(model.v_start / (gain * fine)),
+    )
+
+
+def bias_exponent(bias: Array, limits: Limits) -> int:
+    """The smallest exponent at which the largest bias fits the mantissa; 6 where there is no bias at all."""
+    largest = float(np.abs(bias).max(initial=0.0))
+    if np.rint(largest) == 0:
+        return 6
+    return max(limits.bias_exp_min, int(np.ceil(np.log2(largest / (limits.bias_max + 0.5)))))
+
+
+def strict_where_equal(neuron: IntegerLIF, arithmetic: Arithmetic) -> IntegerLIF:
+    """``v ≥ θ`` as ``v > θ − 1`` where both are the same for every state the neuron can reach.
+
+    Without leak and current memory, and with biases and resets that are multiples of the threshold's step, a membrane
+    that does not saturate only ever holds such multiples. The caller has proved that it does not.
+    """
+    step = 1 << arithmetic.threshold_shift
+    if neuron.fire != ">=" or neuron.v_threshold is None or neuron.decay_v.any() or arithmetic.input_shift < arithmetic.threshold_shift:
+        return neuron
+    no_memory = bool((neuron.decay_u == 1 << arithmetic.decay_bits).all())
+    offsets = (neuron.bias << neuron.bias_exp, neuron.bias_u, neuron.v_reset, neuron.v_start)
+    if not no_memory or any(x is not None and (x % step).any() for x in offsets):
+        return neuron
+    return dataclasses.replace(neuron, fire=">", v_threshold=neuron.v_threshold - 1)
+
+
+def on_fixed_core(
+    neuron: IntegerLIF, where: str, allowed: Collection[str], limits: Limits, arithmetic: Arithmetic
+) -> tuple[IntegerLIF, tuple[str, ...]]:
+    """The neuron as a chip with one fixed LIF can run it, and what was approximated, each under its named option.
+
+    Raises:
+        S2CError: something the core cannot do was not allowed to be approximated.
+    """
+    needs = {
+        "fire_test": neuron.v_threshold is not None and neuron.fire != ">",
+        "soft_reset": neuron.v_threshold is not None and neuron.reset == "soft",
+        "reset_timing": neuron.v_threshold is not None and neuron.reset_timing != "same",
+        "current_bias": neuron.bias_u is not None,
+        "v_reset": any(x is not None and x.any() for x in (neuron.v_reset, neuron.v_start)),
+    }
+    lacking = [name for name, needed in needs.items() if needed]
+    if neuron.v_threshold is not None and neuron.reset == "none":
+        raise S2CError("this chip's neuron always resets when it fires", where=where, fix="use a target with programmable neurons")
+    refused = [name for name in lacking if name not in allowed]
+    if refused:
+        raise S2CError(
+            "this chip's fixed neuron cannot do what the network was trained with",
+            where=where,
+            why="; ".join(APPROXIMATIONS[name] for name in refused),
+            fix=f"use a target with programmable neurons (loihi2), or accept it by name: --approximate {','.join(refused)}",
+        )
+    changes: dict[str, object] = {}
+    if "fire_test" in lacking:
+        changes["fire"] = ">"
+    if "soft_reset" in lacking:
+        changes["reset"] = "hard"
+    if "reset_timing" in lacking:
+        changes["reset_timing"] = "same"
+    if "v_reset" in lacking:
+        changes |= {"v_reset": None, "v_start": None}
+    if "current_bias" in lacking:
+        assert neuron.bias_u is not None
+        # In the steady state a bias b in the current adds b / decay to it at every step.
+        total = (neuron.bias << neuron.bias_exp) + (neuron.bias_u << arithmetic.decay_bits) / np.maximum(neuron.decay_u, 1)
+        exponent = bias_exponent(total, limits)
+        changes |= {"bias_u": None, "bias": np.rint(total / 2.0**exponent), "bias_exp": exponent}
+    return dataclasses.replace(neuron, **changes), tuple(lacking)  # type: ignore[arg-type]
+
+
+def _unless_zero(value: Array) -> Array | None:
+    return np.rint(value) if np.rint(value).any() else None

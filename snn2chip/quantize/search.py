@@ -1,0 +1,259 @@
+"""The scale of a population: weights, threshold and bias share it, so it is searched for all of them together.
+
+A candidate is judged by running the population in integers on the calibration data, against the float population on
+the same inputs: first by the spikes that differ, then by the error of the summed input.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from snn2chip.errors import S2CError
+from snn2chip.ir.arithmetic import Arithmetic
+from snn2chip.ir.layers import Array, Conv, Linear
+from snn2chip.ir.target import Target, Weights
+from snn2chip.neurons.lif import LIF, IntegerLIF
+from snn2chip.quantize.neuron import to_integer
+from snn2chip.quantize.overflow import Bounds, Range, bounds, register_limits, sum_range
+from snn2chip.simulate.ops import NumpyOps, apply
+
+# Shares of the largest weight the grid is stretched over; below 1 the largest weights are clipped.
+CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.5, 0.4, 0.3)
+# Registers are planned to hold this many times what the calibration data reached, where no proof is possible.
+HEADROOM = 2.0
+# A scale whose worst case is proved to fit is preferred unless it makes this many times more spikes differ.
+PROOF_PREFERENCE = 1.25
+
+Synapse = Callable[[Array], Array]
+
+_OPS = NumpyOps()
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One synapse of a population as the search sees it.
+
+    Args:
+        layer: float weights, no bias; the value of an input unit is multiplied in.
+        inputs: integers it receives on the calibration data, [N, T, ...]; None for a recurrent synapse.
+        source: range of those integers, proved.
+    """
+
+    name: str
+    layer: Linear | Conv
+    inputs: Array | None
+    source: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A candidate and what it did on the calibration data."""
+
+    unit: float
+    weights: dict[str, Array]
+    exponents: dict[str, int]
+    neuron: IntegerLIF
+    worst: Bounds
+    observed: Bounds
+    proved: bool
+    differing: float
+    error: float
+    corrected: bool = field(default=False)
+
+    @property
+    def cost(self) -> tuple[float, float]:
+        """Share of differing spikes, then relative error of the summed input."""
+        return (self.differing, self.error)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything a candidate is judged on.
+
+    Args:
+        model, bias: the float population, bias broadcasting against it.
+        sums: float summed input without bias, [N, T, ...], and ``spikes`` the float population's answer.
+    """
+
+    branches: tuple[Branch, ...]
+    model: LIF
+    bias: Array
+    sums: Array
+    spikes: Array
+    target: Target
+    bits: int
+    steps: int
+
+
+def search(problem: Problem) -> Quantized:
+    """The best scale found for the population.
+
+    Raises:
+        S2CError: no scale brings threshold, bias and sums into the chip's registers together.
+    """
+    tried = [q for e in range(problem.target.weights.exponent_max + 1) if (q := _candidate(problem, e, 1.0)) is not None]
+    if not tried:
+        raise S2CError(
+            "threshold, bias and weights do not fit the chip's registers together",
+            why=f"threshold up to {_largest(problem.model.v_threshold):.4g}, weights up to "
+            f"{max(_largest(b.layer.weight) for b in problem.branches):.4g}: no scale brings them all into range",
+            fix="rescale the layer: dividing weights, bias and threshold by one factor changes nothing else",
+        )
+    best = preferred(tried)
+    exponent = max(best.exponents.values())
+    finer = [q for clip in CLIPS[1:] if (q := _candidate(problem, exponent, clip)) is not None]
+    best = preferred([best, *finer])
+    corrected = _bias_corrected(problem, best)
+    return corrected if corrected.cost < best.cost else best
+
+
+def preferred(candidates: Iterable[Quantized]) -> Quantized:
+    """The cheapest candidate, or the cheapest proved one where it costs little more."""
+    ranked = sorted(candidates, key=lambda q: q.cost)
+    proved = [q for q in ranked if q.proved]
+    if proved and proved[0].differing <= ranked[0].differing * PROOF_PREFERENCE:
+        return proved[0]
+    return ranked[0]
+
+
+def _candidate(problem: Problem, exponent: int, clip: float) -> Quantized | None:
+    """The population at the scale that stretches the grid, shifted by ``exponent``, over ``clip`` of the largest weight."""
+    weights = problem.target.weights
+    largest = max(_largest(b.layer.weight) for b in problem.branches)
+    if largest == 0:
+        largest = float(np.max(np.abs(problem.bias), initial=0.0)) or 1.0
+    unit = clip * largest / (weights.maximum * 2.0**exponent)
+    unit = snapped(unit, problem.model)
+    exponents, integers = {}, {}
+    for branch in problem.branches:
+        reach = clip * _largest(branch.layer.weight) / (unit * weights.maximum)
+        shift = min(weights.exponent_max, max(0, math.ceil(math.log2(reach) - 1e-9))) if reach > 0 else 0
+        exponents[branch.name] = shift
+        integers[branch.name] = on_grid(branch.layer.weight / unit, shift, weights, problem.bits)
+    return evaluated(problem, unit, integers, exponents, problem.bias)
+
+
+def snapped(unit: float, model: LIF) -> float:
+    """The nearest unit of which the threshold is a whole number, where there is one threshold; else ``unit``."""
+    if model.integrates_only:
+        return unit
+    per_unit = np.unique(model.v_threshold / model.input_gain)
+    if len(per_unit) != 1 or per_unit[0] <= 0:
+        return unit
+    return float(per_unit[0] / max(1, round(per_unit[0] / unit)))
+
+
+def on_grid(values: Array, exponent: int, weights: Weights, bits: int) -> Array:
+    """Values rounded to mantissa · 2**exponent, the mantissa on the legal grid of ``bits`` bits."""
+    step = weights.step(bits)
+    mantissa = np.clip(np.rint(values / (step << exponent)) * step, weights.minimum, weights.maximum // step * step)
+    return mantissa.astype(np.int64) << exponent
+
+
+def evaluated(
+    problem: Problem, unit: float, weights: dict[str, Array], exponents: dict[str, int], bias: Array
+) -> Quantized | None:
+    """The candidate with its measurements; None where a number leaves its register."""
+    layers = {b.name: dataclasses.replace(b.layer, weight=weights[b.name], bias=None) for b in problem.branches}
+    spans = [sum_range(layers[b.name], b.source) for b in problem.branches]
+    span = (sum(low for low, _ in spans), sum(high for _, high in spans))
+    outside, back = _sums(problem, layers)
+    return judged(problem, unit, bias, span, outside, back, weights, exponents)
+
+
+def judged(
+    problem: Problem,
+    unit: float,
+    bias: Array,
+    span: Range,
+    outside: Array,
+    back: Iterable[Synapse] = (),
+    weights: dict[str, Array] | None = None,
+    exponents: dict[str, int] | None = None,
+) -> Quantized | None:
+    """The population run in integers on the sums it is fed from ``outside`` [N, T, ...] and through ``back``.
+
+    Args:
+        span: smallest and largest sum any input can cause.
+    """
+    target, arithmetic = problem.target, problem.target.arithmetic
+    neuron = to_integer(problem.model, bias, unit, target.limits, arithmetic)
+    if not _representable(neuron, target):
+        return None
+    worst = bounds(neuron, span, arithmetic, problem.steps)
+    register = register_limits(arithmetic, target.limits.accumulator_bits)
+    proved = all(getattr(worst, name) <= limit for name, limit in register.items())
+    sums, spikes, observed = run_population(outside, back, neuron, arithmetic)
+    if not proved and any(getattr(observed, name) * HEADROOM > limit for name, limit in register.items()):
+        return None
+    scale = float(np.abs(problem.sums).mean()) or 1.0
+    error = float(np.abs(sums * unit - problem.sums).mean()) / scale
+    if problem.model.integrates_only:
+        worth = problem.model.input_gain * unit / (1 << arithmetic.input_shift)
+        reach = float(np.abs(problem.spikes).mean()) or 1.0
+        differing = float(np.abs(spikes * worth - problem.spikes).mean()) / reach
+    else:
+        differing = float(np.mean(spikes != problem.spikes))
+    return Quantized(unit, weights or {}, exponents or {}, neuron, worst, observed, proved, differing, error)
+
+
+def _sums(problem: Problem, layers: dict[str, Any]) -> tuple[Array, list[Synapse]]:
+    """What reaches the population from outside [N, T, ...], and the synapses through which it feeds itself."""
+    shape = problem.spikes.shape
+    outside = np.zeros(shape, dtype=np.int64)
+    back: list[Synapse] = []
+    for branch in problem.branches:
+        layer = layers[branch.name]
+        if branch.inputs is None:
+            back.append(lambda s, layer=layer: apply(layer, [s], _OPS))
+        else:
+            flat = branch.inputs.reshape(-1, *branch.inputs.shape[2:])
+            outside += apply(layer, [flat], _OPS).reshape(shape)
+    return outside, back
+
+
+def run_population(
+    outside: Array, back: Iterable[Synapse], neuron: IntegerLIF, arithmetic: Arithmetic
+) -> tuple[Array, Array, Bounds]:
+    """The population alone in integers: (summed input, output), each [N, T, ...], and the largest magnitudes."""
+    samples, steps = outside.shape[:2]
+    state = neuron.start((samples, *outside.shape[2:]))
+    sums, out = np.empty_like(outside), np.empty_like(outside)
+    previous = np.zeros_like(outside[:, 0])
+    peak_u = peak_v = 0
+    for t in range(steps):
+        sums[:, t] = sum((synapse(previous) for synapse in back), start=outside[:, t])
+        state, previous = neuron.step(state, sums[:, t], arithmetic)
+        out[:, t] = previous
+        peak_u = max(peak_u, int(np.abs(state["u"]).max(initial=0)))
+        peak_v = max(peak_v, int(np.abs(state["v"]).max(initial=0)))
+    return sums, out, Bounds(int(np.abs(sums).max(initial=0)), peak_u, peak_v)
+
+
+def _bias_corrected(problem: Problem, best: Quantized) -> Quantized:
+    """The candidate with each channel's mean error of the summed input taken back through the bias."""
+    layers = {b.name: dataclasses.replace(b.layer, weight=best.weights[b.name], bias=None) for b in problem.branches}
+    outside, back = _sums(problem, layers)
+    sums, _, _ = run_population(outside, back, best.neuron, problem.target.arithmetic)
+    error = sums * best.unit - problem.sums
+    axes = (0, 1, *range(3, error.ndim))
+    shift = error.mean(axis=axes).reshape(-1, *(1,) * (error.ndim - 3))
+    candidate = evaluated(problem, best.unit, best.weights, best.exponents, problem.bias - shift)
+    return best if candidate is None else dataclasses.replace(candidate, corrected=True)
+
+
+def _representable(neuron: IntegerLIF, target: Target) -> bool:
+    limits = target.limits
+    if neuron.v_threshold is not None and (neuron.v_threshold.max() > limits.threshold_max or neuron.v_threshold.min() < 1):
+        return False
+    return bool(np.abs(neuron.bias).max(initial=0) <= limits.bias_max) and neuron.bias_exp <= limits.bias_exp_max
+
+
+def _largest(x: Array) -> float:
+    return float(np.abs(x).max(initial=0.0))

@@ -217,6 +217,17 @@ class AvgPool(Pool):
 
     count_include_pad: bool = True
 
+    def divisors(self, shape: Shape) -> Array:
+        """What the mean of every window over an input (C, *space) divides by, as ``torch.nn.AvgPool2d`` counts; float64."""
+        counted = self.padding if self.count_include_pad else (0,) * len(self.kernel)
+        sizes = np.ones(())
+        for n, k, s, real, pad, out in zip(
+            shape[1:], self.kernel, self.stride, self.padding, counted, self.output_shape(shape)[1:], strict=True
+        ):
+            starts = np.arange(out) * s - real
+            sizes = sizes[..., None] * (np.minimum(starts + k, n + pad) - np.maximum(starts, -pad))
+        return sizes
+
 
 @dataclass(frozen=True, eq=False)
 class SumPool(Pool):

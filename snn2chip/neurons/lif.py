@@ -165,7 +165,10 @@ class LIF(FloatNeuron):
         return {"v": v} if self.current_decay is None else {"u": xp.full_like(x, 0.0), "v": v}
 
     def step(self, state: State, x: Any, xp: ArrayNamespace) -> tuple[State, Any]:
-        """One step; the operations are in the order of the framework the form comes from."""
+        """One step; the operations are in the order of the framework the form comes from.
+
+        The new state also holds ``h``, the membrane that met the fire test, for those who ask why a spike differs.
+        """
         v, new = state["v"], {}
         theta, v_reset = xp.const(self.v_threshold, x), xp.const(self.v_reset, x)
         fired = self._fires(v, theta) if self.reset_timing != "same" else None
@@ -178,6 +181,7 @@ class LIF(FloatNeuron):
         h = _FORMS[self.decay_form][0](v, drive, xp.const(self.decay, x), xp.const(self.v_rest, x))
         if self.reset_timing == "next" and self.reset != "none":
             h = xp.where(fired, v_reset + 0 * h if self.reset == "hard" else h - theta, h)
+        new["h"] = h
         if self.integrates_only:
             return {**new, "v": h}, h
         spikes = self._fires(h, theta)

@@ -26,7 +26,7 @@ from snn2chip.simulate.ops import NumpyOps, Ops, apply
 from snn2chip.simulate.result import Counts, Recording, Result, joined
 
 Clock = Literal["sample", "machine"]
-RECORDABLE = ("u", "v", "spikes", "a", "out")
+RECORDABLE = ("u", "v", "h", "spikes", "a", "out")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def simulate(
 
     Args:
         network: a float Graph, or a Program, whose integers are then exact.
-        record: any of "u", "v", "spikes", "a" (summed input of a population), "out" (output of the other layers).
+        record: any of "u", "v", "spikes", "a" (summed input of a population), "h" (a float population's membrane at the
+            fire test), "out" (output of the other layers).
         clock: "sample", or "machine" with ``reset_interval``, ``reset_phase`` and ``registers`` (see
             :class:`MachineClock`); x may then have any number of steps.
         batch_size: samples computed together; the result does not depend on it for a Program.
@@ -80,7 +81,7 @@ def simulate(
         raise UsageError(f"a reset interval of {reset_interval} steps is none", fix="give at least 1")
     machine = MachineClock(reset_interval, reset_phase, registers) if clock == "machine" else None
     samples = as_samples(network, x, free_time=machine is not None)
-    plan = _Plan(network, machine, samples.shape[1] if network.coding == "steps" else network.time_steps)
+    plan = _Plan(network, machine, samples.shape[1] if network.coding == "steps" else network.time_steps or 0)
     compute = _integer_kernels if isinstance(network, Program) else _float_kernels(backend)
     parts = []
     for start in range(0, len(samples), batch_size):
@@ -326,7 +327,7 @@ def _record_population(
     a: Any,
     kernels: _Kernels,
 ) -> None:
-    available = {"u": state.get("u"), "v": state["v"], "spikes": out, "a": a}
+    available = {"u": state.get("u"), "v": state["v"], "h": state.get("h"), "spikes": out, "a": a}
     for name in wanted & set(available):
         if available[name] is None:
             continue

@@ -123,7 +123,9 @@ class NumpyOps:
         if how == "max":
             return patches.max(axis=inner)
         total = patches.sum(axis=inner, dtype=x.dtype)
-        return total if how == "sum" else total / _window_sizes(x, layer, out)
+        if not isinstance(layer, L.AvgPool):
+            return total
+        return total / layer.divisors(x.shape[1:]).astype(x.dtype)
 
     def batch_norm(self, x: Array, layer: L.BatchNorm) -> Array:
         """Per channel on axis 1."""
@@ -177,14 +179,3 @@ def _patches(
     outer = tuple(slice(0, (o - 1) * s + 1, s) for o, s in zip(out, stride, strict=True))
     inner = tuple(slice(None, None, d) for d in dilation)
     return view[(slice(None), slice(None), *outer, *inner)]
-
-
-def _window_sizes(x: Array, layer: L.Pool, out: tuple[int, ...]) -> Array:
-    """How many elements each mean divides by (``torch.nn.AvgPool2d``: padding counts unless told otherwise)."""
-    pad = layer.padding if getattr(layer, "count_include_pad", True) else (0,) * len(layer.kernel)
-    sizes = np.ones((), dtype=x.dtype)
-    for axis, (n, k, s, o, p) in enumerate(zip(x.shape[2:], layer.kernel, layer.stride, out, pad, strict=True)):
-        starts = np.arange(o) * s - layer.padding[axis]
-        counts = np.minimum(starts + k, n + p) - np.maximum(starts, -p)
-        sizes = sizes[..., None] * counts.astype(x.dtype)
-    return sizes

@@ -43,6 +43,7 @@ class Recording:
         spikes: output of a population.
         u, v: synaptic current and membrane after the step, reset included.
         a: summed input of the population.
+        h: membrane that met the fire test, before any reset of this step (float populations).
         out: output of a layer that is no population.
     """
 
@@ -50,6 +51,7 @@ class Recording:
     u: Array | None = None
     v: Array | None = None
     a: Array | None = None
+    h: Array | None = None
     out: Array | None = None
 
 

@@ -1,0 +1,24 @@
+"""What all tests share: the hypothesis profile and the recordings outside the repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Lava and torch make the first example of a test much slower than the rest, whatever the machine.
+settings.register_profile("ci", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("thorough", parent=settings.get_profile("ci"), max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session")
+def material() -> Path:
+    """The folder of recordings (SNN2CHIP_MATERIAL, or ``../shared/material`` next to the checkout)."""
+    default = Path(__file__).parents[2] / "shared" / "material"
+    folder = Path(os.environ.get("SNN2CHIP_MATERIAL", default))
+    if not folder.is_dir():
+        pytest.skip(f"no recordings in {folder}; set SNN2CHIP_MATERIAL to their folder")
+    return folder

@@ -48,7 +48,7 @@ def test_a_failing_block_leaves_the_old_file_and_nothing_else(
 ) -> None:
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(exception), atomic_file(target) as temporary:
+    with pytest.raises(exception), atomic_file(target) as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise exception
     assert target.read_text() == "old"
@@ -98,7 +98,7 @@ def test_a_failing_block_leaves_the_old_directory(tmp_path: Path, exception: typ
     target = tmp_path / "out"
     with atomic_dir(target) as temporary:
         _fill(temporary, "old")
-    with pytest.raises(exception), atomic_dir(target) as temporary:
+    with pytest.raises(exception), atomic_dir(target) as temporary:  # noqa: PT012
         _fill(temporary, "half")
         raise exception
     assert _versions(target) == {"old"}

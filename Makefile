@@ -38,8 +38,9 @@ test: lint docs examples pytest
 
 lint: $(DEVELOPMENT)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 docs: $(DEVELOPMENT)
 	$(BIN)/mkdocs build --quiet --strict

@@ -50,15 +50,15 @@ def unpack(packed: Mapping[str, Any]) -> Program:
         stored = packed.get("arrays", {})
         arrays = {name: stored[str(i)].reshape(shape) for i, (name, shape) in enumerate(document["arrays"])}
         program = decode(document["structure"], arrays)
+        if not isinstance(program, Program):
+            raise S2CError("the file describes no program", why=f"it holds a {type(program).__name__}")
+        return program.verify()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise S2CError(
             "the description of the program is incomplete or damaged",
             why=f"{type(error).__name__}: {error}",
             fix="compile the network again",
         ) from None
-    if not isinstance(program, Program):
-        raise S2CError("the file describes no program", why=f"it holds a {type(program).__name__}")
-    return program.verify()
 
 
 def digest(tree: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from snn2chip.errors import UsageError
 from snn2chip.ir.layers import Neuron
 from snn2chip.ir.program import Program
 from snn2chip.ir.target import EnergyTable
-from snn2chip.simulate.result import Result
+from snn2chip.simulate.result import Counts
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,16 @@ _QUANTITIES = ("synops", "neuron_updates", "spikes", *_HOST)
 _ENTRY = {"synops": "synop", "neuron_updates": "neuron_update", "spikes": "spike", "macs": "mac"}
 
 
-def usage(program: Program, result: Result) -> tuple[Usage, ...]:
-    """What every layer of ``program`` did per inference in ``result``; layers that do nothing countable are
-    left out.
+def usage(program: Program, counts: Mapping[str, Counts]) -> tuple[Usage, ...]:
+    """What every layer of ``program`` did per inference; layers that do nothing countable are left out.
+
+    Args:
+        counts: ``result.counts`` of a simulation of ``program``.
     """
     found = []
-    for name, counts in result.counts.items():
+    for name, count in counts.items():
         per_sample = {
-            f: float(getattr(counts, f).sum(axis=1).mean())
-            for f in ("spikes", "synops", "neuron_updates", "macs")
+            f: float(getattr(count, f).sum(axis=1).mean()) for f in ("spikes", "synops", "neuron_updates", "macs")
         }
         layer = program[name].layer
         if isinstance(layer, Neuron):
@@ -100,9 +101,7 @@ def energy(program: Program, used: tuple[Usage, ...], table: str | EnergyTable) 
             )
         table = known[table]
     layers = {use.name: {q: _price(use, q, table) for q in _QUANTITIES if getattr(use, q)} for use in used}
-    unpriced = tuple(
-        q for q in _QUANTITIES if any(q in parts and parts[q] is None for parts in layers.values())
-    )
+    unpriced = tuple(q for q in _QUANTITIES if any(q in parts and parts[q] is None for parts in layers.values()))
     prefix = f"energy.{table.name}.picojoules."
     sources = {k.removeprefix(prefix): v for k, v in program.target.sources.items() if k.startswith(prefix)}
     chip, host = (

@@ -82,22 +82,16 @@ def _weights(program: Program, node: Node) -> Iterator[Violation]:
     exponent = 0 if form is None else form.exponent
     if not rules.exponent_min <= exponent <= rules.exponent_max:
         allowed = f"{rules.exponent_min}…{rules.exponent_max}"
-        yield Violation(
-            node.name, "weights.exponent", f"weight exponent {exponent}", allowed, "quantize again"
-        )
+        yield Violation(node.name, "weights.exponent", f"weight exponent {exponent}", allowed, "quantize again")
     stored = node.layer.weight
     mantissa = stored >> exponent if exponent >= 0 else stored << -exponent
     if mantissa.min() < rules.minimum or mantissa.max() > rules.maximum + 1:
         allowed = f"{rules.minimum}…{rules.maximum}"
-        yield Violation(
-            node.name, "weights.range", f"weight mantissas {_span(mantissa)}", allowed, "quantize again"
-        )
+        yield Violation(node.name, "weights.range", f"weight mantissas {_span(mantissa)}", allowed, "quantize again")
     step = rules.step(rules.bits)
     if mantissa.min() < 0 < mantissa.max() and (odd := int(np.count_nonzero(mantissa % step))):
         found = f"{odd} of {mantissa.size} weights off the grid"
-        yield Violation(
-            node.name, "weights.step", found, f"multiples of {step} where signs mix", "quantize again"
-        )
+        yield Violation(node.name, "weights.step", found, f"multiples of {step} where signs mix", "quantize again")
     if exponent > 0 and (lost := int(np.count_nonzero((mantissa << exponent) != stored))):
         found = f"{lost} weights are no multiple of 2**{exponent}"
         yield Violation(node.name, "weights.exponent", found, "mantissa · 2**exponent", "quantize again")
@@ -149,11 +143,7 @@ def _payload(program: Program, node: Node) -> Iterator[Violation]:
         return
     limit = program.target.limits.input_bits
     for edge in node.inputs:
-        bits = (
-            _payload_bits(program, edge.source)
-            if edge.port == "out"
-            else program.target.arithmetic.voltage_bits
-        )
+        bits = _payload_bits(program, edge.source) if edge.port == "out" else program.target.arithmetic.voltage_bits
         if bits > limit:
             found = f"input of {bits} bits from {edge.source}"
             fix = "encode the input as spikes on the host, or choose a target with graded spikes"
@@ -170,9 +160,7 @@ def _payload_bits(program: Program, name: str) -> int:
     node = program[name]
     if isinstance(node.layer, Neuron):
         return (
-            1
-            if getattr(node.layer.model, "v_threshold", None) is not None
-            else program.target.arithmetic.voltage_bits
+            1 if getattr(node.layer.model, "v_threshold", None) is not None else program.target.arithmetic.voltage_bits
         )
     return max((_payload_bits(program, edge.source) for edge in node.inputs if not edge.recurrent), default=1)
 
@@ -183,14 +171,10 @@ def _fan_in(program: Program, node: Node) -> Iterator[Violation]:
         return
     shapes = program.shapes()
     synapses = synapses_into(program, node.name)
-    finest = sum(
-        axons_into_core(s, shapes, shapes[s.name][1] if isinstance(s.layer, Conv) else 1) for s in synapses
-    )
+    finest = sum(axons_into_core(s, shapes, shapes[s.name][1] if isinstance(s.layer, Conv) else 1) for s in synapses)
     if finest > limit:
         found = f"{finest} inputs reach one core, cut as finely as whole rows allow"
-        yield Violation(
-            node.name, "cores.axons_in", found, f"at most {limit}", "use fewer inputs or a smaller kernel"
-        )
+        yield Violation(node.name, "cores.axons_in", found, f"at most {limit}", "use fewer inputs or a smaller kernel")
 
 
 _RULES: tuple[Callable[[Program, Node], Iterator[Violation]], ...] = (

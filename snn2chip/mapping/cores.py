@@ -45,7 +45,7 @@ class LayerCores:
         axons_in: distinct inputs of the layer.
         demands: cores that each resource alone asks for.
         cores: their maximum.
-        limit: the resource that sets it.
+        limit: the resource that sets it; empty where one core holds the layer.
     """
 
     name: str
@@ -139,9 +139,7 @@ def _layer(
         demands["axons in"] = _axons_in_cores(synapses, shapes, capacity.axons_in, neurons)
     if capacity.axons_out is not None:
         here = max(demands.values())
-        reach = sum(
-            _destinations(program, s, shapes, placed, here) for s in _synapses_from(program, node.name)
-        )
+        reach = sum(_destinations(program, s, shapes, placed, here) for s in _synapses_from(program, node.name))
         demands["axons out"] = math.ceil(neurons * reach / capacity.axons_out)
     limit = max(demands, key=lambda name: demands[name])
     return LayerCores(
@@ -155,7 +153,7 @@ def _layer(
         sum(math.prod(shapes[s.inputs[0].source]) for s in synapses),
         demands,
         demands[limit],
-        limit,
+        limit if demands[limit] > 1 else "",
     )
 
 
@@ -226,9 +224,7 @@ def _destinations(
 
     A recurrent synapse reaches the population it leaves, whose cores ``here`` are not final yet.
     """
-    targets = [
-        n.name for n in program.neurons if any(s.name == synapse.name for s in synapses_into(program, n.name))
-    ]
+    targets = [n.name for n in program.neurons if any(s.name == synapse.name for s in synapses_into(program, n.name))]
     cores = sum(placed.get(name, here) for name in targets)
     layer = synapse.layer
     if not isinstance(layer, Conv):

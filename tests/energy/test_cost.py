@@ -35,7 +35,7 @@ def program() -> Program:
 def used(program: Program):
     # Sample 0: one spike in at t = 0 and two at t = 1; sample 1: none at all.
     x = np.array([[[1, 0], [1, 1]], [[0, 0], [0, 0]]])
-    return usage(program, simulate(program, x))
+    return usage(program, simulate(program, x).counts)
 
 
 def test_counts_per_inference(used) -> None:

@@ -1,0 +1,73 @@
+"""Numbers as people read them; "–" stands for what does not apply."""
+
+from __future__ import annotations
+
+NONE = "–"
+_NARROW = "\u202f"
+_ENERGY = ((1e12, "J"), (1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ"), (1.0, "pJ"))
+_MEMORY = ((8 * 1024**2, "MiB"), (8 * 1024, "KiB"), (8, "B"), (1, "bit"))
+
+
+def sign(value: float) -> str:
+    """A proper minus for negative numbers."""
+    return "−" if value < 0 else ""
+
+
+def count(value: int) -> str:
+    """A whole number in groups of three."""
+    return sign(value) + f"{abs(value):,}".replace(",", _NARROW)
+
+
+def number(value: float | None) -> str:
+    """Up to four figures; whole numbers whole; powers of ten only where they save the reader zeros."""
+    if value is None:
+        return NONE
+    size = abs(value)
+    if size >= 1000 or value == int(value):
+        return count(round(value)) if size < 1e12 else f"{value:.3g}"
+    if 0 < size < 1e-3:
+        return f"{value:.2e}".replace("-", "−")
+    return sign(value) + f"{size:.4g}"
+
+
+def percent(value: float | None) -> str:
+    """A share with two decimals."""
+    return NONE if value is None else f"{sign(value)}{abs(100 * value):.2f} %"
+
+
+def share(value: float | None) -> str:
+    """A share near 0 or 1 with as many decimals as tell it from them."""
+    if value is None:
+        return NONE
+    for decimals in range(2, 8):
+        text = f"{abs(100 * value):.{decimals}f}"
+        if (float(text) not in (0.0, 100.0)) or value in (0.0, 1.0):
+            return f"{sign(value)}{text} %"
+    return f"{sign(value)}{100 * abs(value):.1e} %"
+
+
+def points(value: float) -> str:
+    """A difference of two shares in percentage points."""
+    return f"{sign(value)}{abs(100 * value):.2f} points"
+
+
+def energy(picojoules: float | None) -> str:
+    """An energy in the unit that keeps it between 1 and 1000."""
+    if picojoules is None:
+        return "not in this table"
+    for factor, unit in _ENERGY:
+        if abs(picojoules) >= factor:
+            return (
+                f"{picojoules / factor:.3g} {unit}"
+                if picojoules / factor < 1000
+                else f"{picojoules / factor:.0f} {unit}"
+            )
+    return f"{picojoules:.3g} pJ"
+
+
+def bits(value: int) -> str:
+    """An amount of memory."""
+    for factor, unit in _MEMORY:
+        if value >= factor:
+            return f"{value / factor:.3g} {unit}" if value / factor < 1000 else f"{value / factor:.0f} {unit}"
+    return "0"

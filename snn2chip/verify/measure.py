@@ -1,0 +1,277 @@
+"""The float network and its Program on the same data: rates, agreement, the first difference, and the
+culprit.
+
+Everything is accumulated batch by batch, so that memory does not grow with the number of samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from snn2chip.ir.graph import Graph, Node
+from snn2chip.ir.layers import Array, Neuron
+from snn2chip.ir.program import Program
+from snn2chip.simulate import Counts, Result, simulate
+from snn2chip.simulate.data import as_samples
+from snn2chip.verify.compare import Divergence, Execution, compare, first_divergence
+from snn2chip.verify.isolate import fires, part, tail
+
+BATCH = 64
+# Samples that are run once more per layer to find the culprit.
+ISOLATED_SAMPLES = 512
+# Membranes are binned in units of the threshold.
+MEMBRANE_BINS, MEMBRANE_RANGE = 64, (-2.0, 2.0)
+
+
+@dataclass
+class LayerMeasure:
+    """One population in both networks.
+
+    Args:
+        name, neurons, fires: the population.
+        slots: spike slots compared: samples × time steps × neurons.
+        equal: how many of them agree.
+        spikes_float, spikes_fixed: spikes per time step, summed over samples, [T].
+        signal, noise: sums of v² and of (v_float − v_fixed)² in the float network's unit.
+        membrane: histogram of the fixed-point v after reset over its threshold, or None for an integrator.
+        own_slots, own_equal: as ``slots`` and ``equal``, with the float network's spikes as this layer's
+            input; 0 where the layer cannot be cut out.
+        prefix_right, prefix_same, prefix_samples: of samples run in fixed point up to this layer and in float
+            after
+            it: right answers, answers equal to the float network's, and how many there were.
+    """
+
+    name: str
+    neurons: int
+    fires: bool
+    spikes_float: Array
+    spikes_fixed: Array
+    slots: int = 0
+    equal: int = 0
+    signal: float = 0.0
+    noise: float = 0.0
+    membrane: Array | None = None
+    own_slots: int = 0
+    own_equal: int = 0
+    prefix_right: int = 0
+    prefix_same: int = 0
+    prefix_samples: int = 0
+
+    @property
+    def sqnr(self) -> float | None:
+        """Signal to quantization noise of the membrane in dB; None where either is zero."""
+        return 10 * math.log10(self.signal / self.noise) if self.signal and self.noise else None
+
+
+@dataclass(frozen=True)
+class SpikeDifference:
+    """The first spike that differs: in the first sample with a difference the first step, in it the first
+    layer.
+
+    ``v_*`` are the membranes after the step, in units of their own thresholds.
+    """
+
+    layer: str
+    sample: int
+    step: int
+    neuron: tuple[int, ...]
+    spike_float: bool
+    spike_fixed: bool
+    v_float: float
+    v_fixed: float
+
+
+@dataclass
+class Measurement:
+    """What :func:`measure` saw.
+
+    Args:
+        outputs_float, outputs_fixed: [N, ...], both in the units of the trained network.
+        counts: operations of the Program, layer → [N, T].
+        raster: population → spikes of the first sample in fixed point [T, neurons].
+        saturated_inputs: input values that lay outside the input format.
+    """
+
+    samples: int
+    steps: int
+    layers: tuple[LayerMeasure, ...]
+    first: SpikeDifference | None
+    outputs_float: Array
+    outputs_fixed: Array
+    counts: dict[str, Counts]
+    raster: dict[str, Array] = field(default_factory=dict)
+    saturated_inputs: int = 0
+
+
+def measure(
+    graph: Graph, program: Program, x: Any, labels: Any = None, progress: Callable[[int], None] | None = None
+) -> Measurement:
+    """Run both networks on ``x`` and compare them layer by layer.
+
+    Args:
+        labels: [N] class indices, for the accuracy of the partly quantized networks.
+        progress: called with the number of samples done.
+
+    Raises:
+        S2CError: the data does not fit the network.
+    """
+    samples = as_samples(graph, x)
+    run = _Run(graph, program)
+    for start in range(0, len(samples), BATCH):
+        stop = min(start + BATCH, len(samples))
+        run.add(samples[start:stop], None if labels is None else np.asarray(labels)[start:stop])
+        if progress is not None:
+            progress(stop)
+    return run.result()
+
+
+def predictions(outputs: Array) -> Array | None:
+    """The class each sample's read-out names, or None where outputs are no scores [N, classes]."""
+    return outputs.argmax(axis=1) if outputs.ndim == 2 and outputs.shape[1] > 1 else None
+
+
+class _Run:
+    """Sums over the batches seen so far."""
+
+    def __init__(self, graph: Graph, program: Program) -> None:
+        self.graph, self.program, self.seen = graph, program, 0
+        shapes, there = program.shapes(), graph.shapes()
+        names = [n.name for n in program.neurons if n.name in there and shapes[n.name] == there[n.name]]
+        self.names = [name for name in names if isinstance(graph[name].layer, Neuron)]
+        self.shapes = shapes
+        self.layers: dict[str, LayerMeasure] = {}
+        self.first: SpikeDifference | None = None
+        self.parts: list[tuple[Result, Result]] = []
+        self.raster: dict[str, Array] = {}
+        self.own = {name: part(program, name) for name in self.names}
+        self.tails = {name: tail(graph, name) for name in self.names if fires(graph[name])}
+
+    def add(self, x: Array, labels: Array | None) -> None:
+        real = simulate(self.graph, x, record=("spikes", "v"))
+        fixed = simulate(self.program, x, record=("spikes", "v"))
+        self._compare(real, fixed)
+        isolated = min(len(x), ISOLATED_SAMPLES - self.seen)
+        if isolated > 0:
+            self._isolate(x[:isolated], None if labels is None else labels[:isolated], real, fixed)
+        if not self.raster:
+            self.raster = {n: _spikes(fixed, n)[0].reshape(len(_spikes(fixed, n)[0]), -1) for n in self.names}
+        for result in (real, fixed):
+            result.recordings.clear()
+        self.parts.append((real, fixed))
+        self.seen += len(x)
+
+    def _compare(self, real: Result, fixed: Result) -> None:
+        for name in self.names:
+            a, b = _spikes(real, name), _spikes(fixed, name)
+            layer = self.layers.setdefault(name, self._empty(name, a.shape[1]))
+            form = self.program.formats.get(f"{name}.v")
+            v_float, v_fixed = (_membrane(result, name) for result in (real, fixed))
+            if form is not None:
+                layer.signal += float(np.square(v_float, dtype=np.float64).sum())
+                layer.noise += float(np.square(v_float - v_fixed * form.scale, dtype=np.float64).sum())
+            if layer.fires:
+                axes = (0, *range(2, a.ndim))
+                layer.spikes_float += (a != 0).sum(axis=axes)
+                layer.spikes_fixed += (b != 0).sum(axis=axes)
+                relative = np.clip(v_fixed / threshold(self.program, self.program[name]), *MEMBRANE_RANGE)
+                counts = np.histogram(relative, MEMBRANE_BINS, MEMBRANE_RANGE)[0]
+                layer.membrane = counts if layer.membrane is None else layer.membrane + counts
+        compared = compare(
+            Execution.of("float", real),
+            Execution.of("fixed point", fixed),
+            layers=[name for name in self.names if self.layers[name].fires],
+            scales=dict.fromkeys(self.names, 1.0),
+        )
+        for row in compared:
+            self.layers[row.name].slots += row.values["spikes"]
+            self.layers[row.name].equal += row.values["spikes"] - row.differing["spikes"]
+        first = first_divergence(compared)
+        if self.first is None and first is not None:
+            self.first = self._explained(first, real, fixed)
+
+    def _empty(self, name: str, steps: int) -> LayerMeasure:
+        none = np.zeros(steps, dtype=np.int64)
+        return LayerMeasure(name, math.prod(self.shapes[name]), fires(self.program[name]), none, none.copy())
+
+    def _explained(self, first: Divergence, real: Result, fixed: Result) -> SpikeDifference:
+        at = (first.sample, first.step, *first.neuron)
+        theta = self.graph[first.layer].layer.model.v_threshold  # type: ignore[attr-defined]
+        chip = threshold(self.program, self.program[first.layer])
+        shape = self.shapes[first.layer]
+        return SpikeDifference(
+            first.layer,
+            self.seen + first.sample,
+            int(first.step or 0),
+            first.neuron,
+            bool(first.expected),
+            bool(first.found),
+            float(_membrane(real, first.layer)[at] / np.broadcast_to(theta, shape)[first.neuron]),
+            float(_membrane(fixed, first.layer)[at] / np.broadcast_to(chip, shape)[first.neuron]),
+        )
+
+    def _isolate(self, x: Array, labels: Array | None, real: Result, fixed: Result) -> None:
+        n = len(x)
+        best = predictions(real.outputs[:n])
+        for name in self.names:
+            layer, own = self.layers[name], self.own[name]
+            if own is not None and layer.fires:
+                cut, source = own
+                data = x if source == self.program.input.name else (_spikes(real, source)[:n] != 0).astype(np.int64)
+                alone = _spikes(simulate(cut, data, record="spikes"), name) != 0
+                layer.own_slots += alone.size
+                layer.own_equal += int((alone == (_spikes(real, name)[:n] != 0)).sum())
+            rest = self.tails.get(name)
+            if rest is not None and best is not None:
+                worth = self.graph[name].layer.model.spike_value  # type: ignore[attr-defined]
+                mixed = predictions(simulate(rest, (_spikes(fixed, name)[:n] != 0) * worth).outputs)
+                assert mixed is not None
+                layer.prefix_samples += n
+                layer.prefix_same += int((mixed == best).sum())
+                layer.prefix_right += 0 if labels is None else int((mixed == labels).sum())
+
+    def result(self) -> Measurement:
+        counts = {
+            name: Counts(
+                **{
+                    kind: np.concatenate([getattr(fixed.counts[name], kind) for _, fixed in self.parts])
+                    for kind in ("spikes", "synops", "neuron_updates", "macs")
+                }
+            )
+            for name in self.program.nodes
+        }
+        steps = next(iter(counts.values())).spikes.shape[1]
+        return Measurement(
+            self.seen,
+            steps,
+            tuple(self.layers[name] for name in self.names),
+            self.first,
+            np.concatenate([real.outputs for real, _ in self.parts]),
+            np.concatenate([fixed.outputs for _, fixed in self.parts]),
+            counts,
+            self.raster,
+            sum(fixed.saturated_inputs for _, fixed in self.parts),
+        )
+
+
+def threshold(program: Program, node: Node) -> Array:
+    """The threshold of a population of a Program in the unit of its membrane."""
+    mantissa = node.layer.model.v_threshold  # type: ignore[attr-defined]
+    shifted: Array = mantissa << program.target.arithmetic.threshold_shift
+    return shifted
+
+
+def _spikes(result: Result, name: str) -> Array:
+    spikes = result[name].spikes
+    assert spikes is not None
+    return spikes
+
+
+def _membrane(result: Result, name: str) -> Array:
+    v = result[name].v
+    assert v is not None
+    return v

@@ -1,0 +1,1 @@
+"""The Lava processes of this project."""

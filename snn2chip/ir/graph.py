@@ -160,7 +160,7 @@ class Network(Struct):
 
     def with_nodes(self: Self, nodes: Iterable[Node]) -> Self:
         """The same network over other nodes, put into topological order."""
-        return dataclasses.replace(self, nodes=in_order(nodes))  # type: ignore[type-var]
+        return dataclasses.replace(self, nodes=in_order(nodes))
 
     def verify(self: Self) -> Self:
         """Check names, order, cycles, shapes and numbers; returns itself.
@@ -171,7 +171,9 @@ class Network(Struct):
         if self.time_steps is None and self.coding == "direct":
             raise S2CError("time_steps is missing", fix="give the number of time steps of one sample, T >= 1")
         if self.time_steps is not None and self.time_steps < 1:
-            raise S2CError(f"time_steps is {self.time_steps}", fix="give the number of time steps of one sample, T >= 1")
+            raise S2CError(
+                f"time_steps is {self.time_steps}", fix="give the number of time steps of one sample, T >= 1"
+            )
         for kind, count in ((Input, 1), (Output, 1)):
             found = [n.name for n in self if isinstance(n.layer, kind)]
             if len(found) != count:
@@ -216,9 +218,7 @@ def in_order(nodes: Iterable[Node]) -> dict[str, Node]:
     ordered: dict[str, Node] = {}
     while pending:
         ready = [
-            node
-            for node in pending.values()
-            if not any(e.source in pending and not e.recurrent for e in node.inputs)
+            node for node in pending.values() if not any(e.source in pending and not e.recurrent for e in node.inputs)
         ]
         if not ready:
             raise S2CError(
@@ -245,7 +245,10 @@ def parameters(layer: Layer) -> dict[str, Array]:
 def _shape_of(node: Node, inputs: list[Shape]) -> Shape:
     low, high = node.layer.inputs_allowed
     if len(inputs) < low or (high is not None and len(inputs) > high):
-        raise S2CError(f"{node.layer.kind} takes {low} to {high or 'any number of'} inputs, not {len(inputs)}", where=node.where())
+        raise S2CError(
+            f"{node.layer.kind} takes {low} to {high or 'any number of'} inputs, not {len(inputs)}",
+            where=node.where(),
+        )
     try:
         return node.layer.output_shape(*inputs)
     except S2CError as error:
@@ -265,7 +268,10 @@ def _verify_node(name: str, node: Node, seen: set[str], nodes: Mapping[str, Node
         if not edge.recurrent and edge.source not in seen:
             raise S2CError(f"reads {edge.source} before it is computed", where=node.where())
         if isinstance(nodes[edge.source].layer, Readout) and not isinstance(node.layer, Output):
-            raise S2CError(f"reads the read-out {edge.source}, which exists once per sample, not per step", where=node.where())
+            raise S2CError(
+                f"reads the read-out {edge.source}, which exists once per sample, not per step",
+                where=node.where(),
+            )
     for field_name, array in parameters(node.layer).items():
         # An infinite threshold is how a leaky integrator says that it never fires.
         allowed = np.isposinf(array) if field_name == "v_threshold" else False

@@ -122,12 +122,18 @@ class Conv(Layer):
         if len(shape) != self.axes + 1 or shape[0] != channels:
             raise S2CError(
                 f"a {self.kind} layer with {channels} input channels is fed a tensor of shape {shape}",
-                why=f"it takes (C, {', '.join('HW'[-self.axes:])}) with C = {channels}",
+                why=f"it takes (C, {', '.join('HW'[-self.axes :])}) with C = {channels}",
             )
-        return (self.weight.shape[0], *windows(shape[1:], self.kernel, self.stride, self.padding, self.dilation))
+        return (
+            self.weight.shape[0],
+            *windows(shape[1:], self.kernel, self.stride, self.padding, self.dilation),
+        )
 
     def describe(self) -> str:
-        parts = [f"{self.weight.shape[1] * self.groups}→{self.weight.shape[0]}", "×".join(map(str, self.kernel))]
+        parts = [
+            f"{self.weight.shape[1] * self.groups}→{self.weight.shape[0]}",
+            "×".join(map(str, self.kernel)),
+        ]
         shown = {"stride": 1, "padding": 0, "dilation": 1}
         parts += [f"{k} {_short(getattr(self, k))}" for k, v in shown.items() if set(getattr(self, k)) != {v}]
         parts += [f"groups {self.groups}"] * (self.groups > 1) + ["+bias"] * (self.bias is not None)
@@ -218,11 +224,17 @@ class AvgPool(Pool):
     count_include_pad: bool = True
 
     def divisors(self, shape: Shape) -> Array:
-        """What the mean of every window over an input (C, *space) divides by, as ``torch.nn.AvgPool2d`` counts; float64."""
+        """What the mean of every window over an input (C, *space) divides by (as ``torch.nn.AvgPool2d``), float64."""
         counted = self.padding if self.count_include_pad else (0,) * len(self.kernel)
         sizes = np.ones(())
         for n, k, s, real, pad, out in zip(
-            shape[1:], self.kernel, self.stride, self.padding, counted, self.output_shape(shape)[1:], strict=True
+            shape[1:],
+            self.kernel,
+            self.stride,
+            self.padding,
+            counted,
+            self.output_shape(shape)[1:],
+            strict=True,
         ):
             starts = np.arange(out) * s - real
             sizes = sizes[..., None] * (np.minimum(starts + k, n + pad) - np.maximum(starts, -pad))

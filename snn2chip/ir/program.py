@@ -113,7 +113,11 @@ class Program(Network):
         super().verify()
         for node in self:
             if isinstance(node.layer, BatchNorm):
-                raise S2CError("a Program holds no batch norm", where=node.where(), fix="run the pass fold_batchnorm first")
+                raise S2CError(
+                    "a Program holds no batch norm",
+                    where=node.where(),
+                    fix="run the pass fold_batchnorm first",
+                )
             for name, array in parameters(node.layer).items():
                 if array.dtype != np.int64:
                     raise S2CError(f"{name} is {array.dtype}, not int64", where=node.where())

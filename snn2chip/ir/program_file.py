@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 def pack(program: Program) -> dict[str, Any]:
-    """The program as text (JSON) and flat arrays ``arrays/0``, ``arrays/1``, …"""
+    """The program as text (JSON) and flat arrays ``arrays/0``, ``arrays/1`` and so on."""
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     structure = encode(program, arrays)
     index = [[name, list(array.shape)] for name, array in arrays.items()]
@@ -62,7 +62,7 @@ def unpack(packed: Mapping[str, Any]) -> Program:
 
 
 def digest(tree: Mapping[str, Any]) -> str:
-    """SHA-256 over names, types, shapes and values of a tree of dicts, text, numbers and arrays; order does not matter."""
+    """SHA-256 over names, types, shapes and values of a tree of dicts, text and numbers; their order does not matter."""
     total = hashlib.sha256()
     _update(total, tree)
     return total.hexdigest()

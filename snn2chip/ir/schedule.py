@@ -21,7 +21,7 @@ def depths(network: Network) -> dict[str, int]:
         depth[node.name] = max(before) + int(delays_by_one(node)) if before else 0
     for node in network:
         if node.inputs and all(edge.recurrent for edge in node.inputs):
-            # A recurrent synapse feeds the population it comes from: what it delivers is due at that population's depth.
+            # A recurrent synapse feeds the population it comes from: what it delivers is due at that depth.
             depth[node.name] = max(depth[edge.source] for edge in node.inputs)
     return depth
 

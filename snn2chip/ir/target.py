@@ -154,5 +154,8 @@ def _unwrap(entry: Any, name: str, sources: dict[str, str]) -> Any:
             return entry["value"]
         return {key: _unwrap(item, f"{name}.{key}".lstrip("."), sources) for key, item in entry.items()}
     if isinstance(entry, list):
-        return [_unwrap(item, f"{name}.{item.get('name', i) if isinstance(item, dict) else i}", sources) for i, item in enumerate(entry)]
+        return [
+            _unwrap(item, f"{name}.{item.get('name', i) if isinstance(item, dict) else i}", sources)
+            for i, item in enumerate(entry)
+        ]
     return entry

@@ -7,9 +7,9 @@ Float, one step (names as in SpikingJelly, snnTorch and NIR):
     s[t] = h[t] > θ   or   h[t] ≥ θ        ``fire``
     v[t] = reset(h[t], s[t])               ``reset``, and when it acts: ``reset_timing``
 
-``reset_timing``: "same" resets in the step of the spike (SpikingJelly, S000 Eq. 5); "gate" resets the stored membrane at
-the start of the next step, before decay and input (STBP code, S002 and S003's LIF, snnTorch Leaky "zero"); "next" resets
-the next step's sum, decay and input included (snnTorch "subtract", RSynaptic "zero"). The papers are numbered as in
+``reset_timing``: "same" resets in the step of the spike (SpikingJelly, S000 Eq. 5); "gate" resets the stored membrane
+at the start of the next step, before decay and input (STBP code, S002 and S003's LIF, snnTorch Leaky "zero"); "next"
+resets the next step's sum, decay and input included (snnTorch "subtract", RSynaptic "zero"). The papers are numbered as in
 the project's reference.
 
 Integer, one step (Lava ``proc/lif/models.py``, PyLifModelBitAcc, extended by the choices above): see
@@ -43,7 +43,9 @@ from snn2chip.neurons.base import (
 DecayForm = Literal["factor", "tau", "tau_undriven", "subtract"]
 
 # form → (the framework's own expression, so that float results agree to the last bit; its decay factor; its input gain)
-_FORMS: dict[DecayForm, tuple[Callable[[Any, Any, Any, Any], Any], Callable[[Array], Array], Callable[[Array], Array]]] = {
+_FORMS: dict[
+    DecayForm, tuple[Callable[[Any, Any, Any, Any], Any], Callable[[Array], Array], Callable[[Array], Array]]
+] = {
     "factor": (lambda v, x, d, rest: d * v + x, lambda d: d, np.ones_like),
     "tau": (lambda v, x, d, rest: v + (x - (v - rest)) / d, lambda d: 1 - 1 / d, lambda d: 1 / d),
     "tau_undriven": (lambda v, x, d, rest: v - (v - rest) / d + x, lambda d: 1 - 1 / d, np.ones_like),
@@ -144,7 +146,9 @@ class LIF(FloatNeuron):
 
     def describe(self) -> str:
         """Every choice, in one line."""
-        parts = [f"decay {values(self.decay_factor)}" + ("" if self.decay_form == "factor" else f" ({self.decay_form})")]
+        parts = [
+            f"decay {values(self.decay_factor)}" + ("" if self.decay_form == "factor" else f" ({self.decay_form})")
+        ]
         if self.current_decay is not None:
             parts.insert(0, f"current decay {values(self.current_decay)}")
         if (self.input_gain != 1).any():
@@ -252,7 +256,7 @@ class IntegerLIF(IntegerNeuron):
 
     @property
     def native(self) -> bool:
-        """Whether the fixed LIF of Loihi and Lava computes exactly this: strict fire test, hard reset to zero, same step."""
+        """Whether the fixed LIF of Loihi and Lava computes exactly this: strict, hard reset to zero, same step."""
         plain = self.v_threshold is None or (self.fire == ">" and self.reset == "hard" and self.reset_timing == "same")
         zero = all(x is None or not x.any() for x in (self.bias_u, self.v_reset, self.v_start))
         return plain and zero
@@ -321,4 +325,3 @@ def integer_step(u: Any, v: Any, a: Any, p: dict[str, Any]) -> tuple[Any, Any, A
         v = np.where(fired, p["v_reset"] if hard else v - theta, v)
     spikes = fired & (not never)
     return u, v, np.where(spikes, 1, 0)
-

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from snn2chip.ir.graph import Graph, Node
-from snn2chip.ir.layers import Add, Array, Conv, Layer, Linear, Neuron, Scale, Shape
+from snn2chip.ir.layers import Add, Array, Conv, Linear, Neuron, Scale, Shape
 from snn2chip.passes.base import Pass, only_reader, only_source, rewired, with_layer
 from snn2chip.passes.fold_batchnorm import scaled_output
 
@@ -57,19 +57,17 @@ def _absorbed(graph: Graph, node: Node, shape: Shape) -> Node | None:
     if factors is None:
         return None
     before, after = only_source(graph, node), only_reader(graph, node.name)
+    uniform = len(set(factors)) == 1
     if before is not None and isinstance(before.layer, Linear | Conv):
-        if isinstance(before.layer, Conv) or len(shape) == 1 or len(set(factors)) == 1:
-            features = before.layer.weight.shape[0]
-            factor = factors if len(factors) == features else np.full(features, factors[0])
-            return with_layer(before, scaled_output(before.layer, factor, np.zeros(features)) if before.layer.bias is not None else _no_bias(before.layer, factor))
-    if after is not None and isinstance(after.layer, Linear | Conv) and len(set(factors)) == 1:
+        layer, features = before.layer, before.layer.weight.shape[0]
+        if isinstance(layer, Conv) or len(shape) == 1 or uniform:
+            factor = np.full(features, factors[0]) if uniform else factors
+            scaled = scaled_output(layer, factor, np.zeros(features))
+            return with_layer(before, scaled if layer.bias is not None else dataclasses.replace(scaled, bias=None))
+    if after is not None and isinstance(after.layer, Linear | Conv) and uniform:
         weight = (after.layer.weight.astype(np.float64) * factors[0]).astype(after.layer.weight.dtype)
         return with_layer(after, dataclasses.replace(after.layer, weight=weight))
     return None
-
-
-def _no_bias(layer: Linear | Conv, factor: Array) -> Layer:
-    return dataclasses.replace(scaled_output(layer, factor, np.zeros(len(factor))), bias=None)
 
 
 def _per_feature(scale: Array, shape: Shape) -> Array | None:

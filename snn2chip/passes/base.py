@@ -58,7 +58,7 @@ def with_layer(node: Node, layer: Layer) -> Node:
 
 
 def rewired(graph: Graph, changed: dict[str, Node | None], redirect: dict[str, str] | None = None) -> Graph:
-    """The graph with some nodes replaced (None: removed) and edges from the keys of ``redirect`` taken from its values."""
+    """The graph with nodes replaced (None: removed) and edges from the keys of ``redirect`` taken from its values."""
     redirect = redirect or {}
 
     def follow(edge: Edge) -> Edge:
@@ -68,7 +68,10 @@ def rewired(graph: Graph, changed: dict[str, Node | None], redirect: dict[str, s
         return edge if source == edge.source else dataclasses.replace(edge, source=source)
 
     nodes = []
-    for node in [*(changed.get(n.name, n) for n in graph), *(n for k, n in changed.items() if k not in graph.nodes)]:
+    for node in [
+        *(changed.get(n.name, n) for n in graph),
+        *(n for k, n in changed.items() if k not in graph.nodes),
+    ]:
         if node is not None:
             nodes.append(dataclasses.replace(node, inputs=tuple(follow(e) for e in node.inputs)))
     return graph.with_nodes(nodes)

@@ -39,12 +39,20 @@ def _fold_one(graph: Graph, node: Node, shape: Shape) -> tuple[Graph, list[str]]
     before, after = only_source(graph, node), only_reader(graph, node.name)
     if before is not None and isinstance(before.layer, Linear | Conv) and _features_first(before.layer, shape):
         folded = with_layer(before, scaled_output(before.layer, factor, offset))
-        return rewired(graph, {before.name: folded, node.name: None}, {node.name: before.name}), [before.name, node.name]
+        return rewired(graph, {before.name: folded, node.name: None}, {node.name: before.name}), [
+            before.name,
+            node.name,
+        ]
     if after is not None and _takes_on_input(after.layer, shape, offset):
         folded = with_layer(after, _scaled_input(after.layer, factor, offset))
         source = node.inputs[0].source
-        return rewired(graph, {after.name: folded, node.name: None}, {node.name: source}), [after.name, node.name]
-    return rewired(graph, {node.name: with_layer(node, _per_channel(factor, offset, shape, layer.mean.dtype))}), [node.name]
+        return rewired(graph, {after.name: folded, node.name: None}, {node.name: source}), [
+            after.name,
+            node.name,
+        ]
+    return rewired(graph, {node.name: with_layer(node, _per_channel(factor, offset, shape, layer.mean.dtype))}), [
+        node.name
+    ]
 
 
 def _features_first(layer: Layer, shape: Shape) -> bool:

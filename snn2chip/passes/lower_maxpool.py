@@ -35,9 +35,19 @@ class LowerMaxPool(Pass):
                 )
             shape = graph.shapes()[source.name]
             cls = {1: Conv1d, 2: Conv2d}[len(pool.kernel)]
-            ones = cls(np.ones((shape[0], 1, *pool.kernel), np.float32), None, pool.stride, pool.padding, groups=shape[0])
+            ones = cls(
+                np.ones((shape[0], 1, *pool.kernel), np.float32),
+                None,
+                pool.stride,
+                pool.padding,
+                groups=shape[0],
+            )
             if ones.output_shape(shape) != pool.output_shape(shape):
-                raise S2CError("max pooling with ceil_mode has windows that reach past the edge", where=node.where(), fix="use ceil_mode=False")
+                raise S2CError(
+                    "max pooling with ceil_mode has windows that reach past the edge",
+                    where=node.where(),
+                    fix="use ceil_mode=False",
+                )
             synapse = Node(f"{node.name}.any", ones, node.inputs, node.source)
             fires = LIF(np.asarray(0.5), np.asarray(0.0), fire=">", reset="hard")
             population = Node(node.name, Neuron(fires), (Edge(synapse.name),), node.source)

@@ -5,13 +5,25 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 
 from snn2chip.errors import S2CError
 from snn2chip.ir.graph import Graph, Node
-from snn2chip.ir.layers import Array, AvgPool, Conv, Conv1d, Conv2d, Flatten, Linear, Neuron, Pool, Shape, SumPool
+from snn2chip.ir.layers import (
+    Array,
+    AvgPool,
+    Conv,
+    Conv1d,
+    Conv2d,
+    Flatten,
+    Linear,
+    Neuron,
+    Pool,
+    Shape,
+    SumPool,
+)
 from snn2chip.passes.base import Pass, only_reader, only_source, rewired, with_layer
 
 
@@ -34,47 +46,69 @@ class MergePool(Pass):
         return graph, tuple(touched)
 
 
-def _merge_one(graph: Graph, node: Node) -> tuple[Graph, list[str]]:
-    pool, shapes = node.layer, graph.shapes()
-    assert isinstance(pool, Pool)
-    source, reader = node.inputs[0].source, only_reader(graph, node.name)
-    shape, pooled = shapes[source], shapes[node.name]
+Rewrite = tuple[Graph, list[str]]
 
-    before = only_source(graph, node)
-    if before is not None and isinstance(before.layer, Conv) and not any(pool.padding):
-        merged = conv_then_pool(before.layer, pool)
-        if merged.output_shape(shapes[before.inputs[0].source]) == pooled:
-            return rewired(graph, {before.name: with_layer(before, merged), node.name: None}, {node.name: before.name}), [
-                before.name,
-                node.name,
-            ]
-    if reader is not None and isinstance(reader.layer, Conv) and _conv_can_take(pool, reader.layer, shape, pooled):
-        merged = pool_then_conv(pool, reader.layer)
-        if merged.output_shape(shape) == shapes[reader.name]:
-            return rewired(graph, {reader.name: with_layer(reader, merged), node.name: None}, {node.name: source}), [
-                reader.name,
-                node.name,
-            ]
-    linear = reader
-    if reader is not None and isinstance(reader.layer, Flatten):
-        linear = only_reader(graph, reader.name)
-    if linear is not None and reader is not None and isinstance(linear.layer, Linear) and linear.layer.delay is None:
-        if len(shapes[linear.inputs[0].source]) == 1:
-            weight = linear.layer.weight
-            rows = weight.reshape(len(weight), *pooled).astype(np.float64)
-            spread = unpooled(rows, pool, shape).reshape(len(weight), -1).astype(weight.dtype)
-            merged_linear = with_layer(linear, dataclasses.replace(linear.layer, weight=spread))
-            return rewired(graph, {linear.name: merged_linear, node.name: None}, {node.name: source}), [linear.name, node.name]
-    if all(isinstance(reader.layer, Neuron) for reader in graph.consumers(node.name)) and not pool.ceil_mode:
-        if _divides_evenly(pool):
-            return rewired(graph, {node.name: with_layer(node, as_depthwise(pool, shape[0]))}), [node.name]
+
+def _merge_one(graph: Graph, node: Node) -> Rewrite:
+    for way in (_into_conv_before, _into_conv_after, _into_linear_after, _into_own_synapse):
+        rewrite = way(graph, node, cast(Pool, node.layer))
+        if rewrite is not None:
+            return rewrite
+    readers = ", ".join(f"{r.name} ({r.layer.kind} {r.layer.describe()})" for r in graph.consumers(node.name))
     raise S2CError(
         "this pooling cannot become part of a linear map without changing the network",
         where=node.where(),
-        why=f"{pool.describe()} on {shape} with {reader.layer.describe() if reader else 'several readers'} after it: "
+        why=f"{node.layer.describe()} on {graph.shapes()[node.inputs[0].source]}, read by {readers}: "
         "zero padding or left-over rows at the border would see other values",
         fix="use a pooling whose kernel equals its stride and divides the map, or a strided convolution",
     )
+
+
+def _into_conv_before(graph: Graph, node: Node, pool: Pool) -> Rewrite | None:
+    before = only_source(graph, node)
+    if before is None or not isinstance(before.layer, Conv) or any(pool.padding):
+        return None
+    merged, shapes = conv_then_pool(before.layer, pool), graph.shapes()
+    if merged.output_shape(shapes[before.inputs[0].source]) != shapes[node.name]:
+        return None
+    changed = {before.name: with_layer(before, merged), node.name: None}
+    return rewired(graph, changed, {node.name: before.name}), [before.name, node.name]
+
+
+def _into_conv_after(graph: Graph, node: Node, pool: Pool) -> Rewrite | None:
+    after, source, shapes = only_reader(graph, node.name), node.inputs[0].source, graph.shapes()
+    if after is None or not isinstance(after.layer, Conv):
+        return None
+    if not _conv_can_take(pool, after.layer, shapes[source], shapes[node.name]):
+        return None
+    merged = pool_then_conv(pool, after.layer)
+    if merged.output_shape(shapes[source]) != shapes[after.name]:
+        return None
+    changed = {after.name: with_layer(after, merged), node.name: None}
+    return rewired(graph, changed, {node.name: source}), [after.name, node.name]
+
+
+def _into_linear_after(graph: Graph, node: Node, pool: Pool) -> Rewrite | None:
+    after, source, shapes = only_reader(graph, node.name), node.inputs[0].source, graph.shapes()
+    if after is not None and isinstance(after.layer, Flatten):
+        after = only_reader(graph, after.name)
+    if after is None or not isinstance(after.layer, Linear) or after.layer.delay is not None:
+        return None
+    if len(shapes[after.inputs[0].source]) != 1:
+        return None
+    weight = after.layer.weight
+    rows = weight.reshape(len(weight), *shapes[node.name]).astype(np.float64)
+    spread = unpooled(rows, pool, shapes[source]).reshape(len(weight), -1).astype(weight.dtype)
+    changed = {after.name: with_layer(after, dataclasses.replace(after.layer, weight=spread)), node.name: None}
+    return rewired(graph, changed, {node.name: source}), [after.name, node.name]
+
+
+def _into_own_synapse(graph: Graph, node: Node, pool: Pool) -> Rewrite | None:
+    between_populations = all(isinstance(reader.layer, Neuron) for reader in graph.consumers(node.name))
+    if not between_populations or pool.ceil_mode or not _divides_evenly(pool):
+        return None
+    channels = graph.shapes()[node.name][0]
+    return rewired(graph, {node.name: with_layer(node, as_depthwise(pool, channels))}), [node.name]
 
 
 def _divides_evenly(pool: Pool) -> bool:
@@ -113,15 +147,16 @@ def conv_then_pool(conv: Conv, pool: Pool) -> Conv:
 def _conv_can_take(pool: Pool, conv: Conv, shape: Shape, pooled: Shape) -> bool:
     if any(pool.padding) or pool.ceil_mode:
         return False
-    even = pool.kernel == pool.stride and all(p * s == n for p, s, n in zip(pooled[1:], pool.stride, shape[1:], strict=True))
+    even = pool.kernel == pool.stride and all(
+        p * s == n for p, s, n in zip(pooled[1:], pool.stride, shape[1:], strict=True)
+    )
     return even or not any(conv.padding)
 
 
 def pool_then_conv(pool: Pool, conv: Conv) -> Conv:
     """One convolution equal to ``conv(pool(x))``."""
     span = [
-        (kc - 1) * d * s + kp
-        for kc, d, s, kp in zip(conv.kernel, conv.dilation, pool.stride, pool.kernel, strict=True)
+        (kc - 1) * d * s + kp for kc, d, s, kp in zip(conv.kernel, conv.dilation, pool.stride, pool.kernel, strict=True)
     ]
     weight = np.zeros((*conv.weight.shape[:2], *span))
     for offset in itertools.product(*map(range, pool.kernel)):
@@ -150,8 +185,8 @@ def unpooled(rows: Array, pool: Pool, shape: Shape) -> Array:
             keep = (at >= 0) & (at < shape[axis + 1])
             index.append(at[keep])
             valid.append(np.flatnonzero(keep))
-        target = (slice(None), slice(None), *np.ix_(*index))
-        np.add.at(spread, target, shares[(slice(None), slice(None), *np.ix_(*valid))])
+        # One offset of the window reaches every position at most once, so plain addition is safe.
+        spread[(slice(None), slice(None), *np.ix_(*index))] += shares[(slice(None), slice(None), *np.ix_(*valid))]
     return spread
 
 

@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from snn2chip.ir.graph import Graph, Node
-from snn2chip.ir.layers import AvgPool, Concat, Flatten, Input, MaxPool, Output, Permute, Reshape, Scale, Shape, SumPool
+from snn2chip.ir.layers import (
+    AvgPool,
+    Concat,
+    Flatten,
+    Input,
+    MaxPool,
+    Output,
+    Permute,
+    Reshape,
+    Scale,
+    Shape,
+    SumPool,
+)
 from snn2chip.passes.base import Pass, rewired
 
 

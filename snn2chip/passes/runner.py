@@ -44,7 +44,10 @@ def parse_pipeline(text: str) -> tuple[Pass, ...]:
         name = match.group(1) if match else item
         if match is None or name not in PASSES:
             near = difflib.get_close_matches(name, PASSES, 1)
-            raise UsageError(f"there is no pass {item!r}", fix=f"did you mean {near[0]}?" if near else f"passes: {', '.join(PASSES)}")
+            raise UsageError(
+                f"there is no pass {item!r}",
+                fix=f"did you mean {near[0]}?" if near else f"passes: {', '.join(PASSES)}",
+            )
         options = dict(pair.split("=", 1) for pair in (match.group(2) or "").split(";") if "=" in pair)
         try:
             passes.append(PASSES[name](**options))
@@ -89,7 +92,8 @@ def _compare(step: Pass, changed: tuple[str, ...], graph: Graph, before: Result,
     excused = np.full(samples, np.iinfo(np.int64).max)
     for name in populations:
         a, b = before[name].spikes, after[name].spikes
-        assert a is not None and b is not None
+        assert a is not None
+        assert b is not None
         differ = a != b
         slots += a.size
         if not differ.any():

@@ -27,7 +27,10 @@ def to_integer(model: LIF, bias: Array, unit: float, limits: Limits, arithmetic:
     """The neuron whose summed input counts in ``unit`` (the float value of one unit).
 
     Args:
+        model: the float neuron.
         bias: float bias of the summed input, broadcasting against the population.
+        unit: float value of one unit of the summed input.
+        limits, arithmetic: of the target.
 
     A membrane unit is worth gain · unit / 2**input_shift, a threshold mantissa gain · unit.
     """
@@ -40,11 +43,13 @@ def to_integer(model: LIF, bias: Array, unit: float, limits: Limits, arithmetic:
     bias_exp = bias_exponent(membrane_bias, limits)
     threshold = None
     if not model.integrates_only:
-        threshold = np.rint(model.v_threshold / (gain * unit) * 2.0 ** (arithmetic.input_shift - arithmetic.threshold_shift))
+        threshold = np.rint(
+            model.v_threshold / (gain * unit) * 2.0 ** (arithmetic.input_shift - arithmetic.threshold_shift)
+        )
     return IntegerLIF(
         v_threshold=threshold,
         decay_v=np.rint((1 - model.decay_factor) * decays),
-        decay_u=np.rint((1 - model.current_decay) * decays) if model.current_decay is not None else decays,
+        decay_u=np.rint((1 - (0.0 if model.current_decay is None else model.current_decay)) * np.asarray(decays)),
         bias=np.rint(membrane_bias / 2.0**bias_exp),
         bias_exp=bias_exp,
         bias_u=np.rint(bias / fine) if in_current and bias.any() else None,
@@ -71,7 +76,12 @@ def strict_where_equal(neuron: IntegerLIF, arithmetic: Arithmetic) -> IntegerLIF
     that does not saturate only ever holds such multiples. The caller has proved that it does not.
     """
     step = 1 << arithmetic.threshold_shift
-    if neuron.fire != ">=" or neuron.v_threshold is None or neuron.decay_v.any() or arithmetic.input_shift < arithmetic.threshold_shift:
+    if (
+        neuron.fire != ">="
+        or neuron.v_threshold is None
+        or neuron.decay_v.any()
+        or arithmetic.input_shift < arithmetic.threshold_shift
+    ):
         return neuron
     no_memory = bool((neuron.decay_u == 1 << arithmetic.decay_bits).all())
     offsets = (neuron.bias << neuron.bias_exp, neuron.bias_u, neuron.v_reset, neuron.v_start)
@@ -97,14 +107,19 @@ def on_fixed_core(
     }
     lacking = [name for name, needed in needs.items() if needed]
     if neuron.v_threshold is not None and neuron.reset == "none":
-        raise S2CError("this chip's neuron always resets when it fires", where=where, fix="use a target with programmable neurons")
+        raise S2CError(
+            "this chip's neuron always resets when it fires",
+            where=where,
+            fix="use a target with programmable neurons",
+        )
     refused = [name for name in lacking if name not in allowed]
     if refused:
         raise S2CError(
             "this chip's fixed neuron cannot do what the network was trained with",
             where=where,
             why="; ".join(APPROXIMATIONS[name] for name in refused),
-            fix=f"use a target with programmable neurons (loihi2), or accept it by name: --approximate {','.join(refused)}",
+            fix="use a target with programmable neurons (loihi2), or accept it by name: "
+            f"--approximate {','.join(refused)}",
         )
     changes: dict[str, object] = {}
     if "fire_test" in lacking:
@@ -118,7 +133,9 @@ def on_fixed_core(
     if "current_bias" in lacking:
         assert neuron.bias_u is not None
         # In the steady state a bias b in the current adds b / decay to it at every step.
-        total = (neuron.bias << neuron.bias_exp) + (neuron.bias_u << arithmetic.decay_bits) / np.maximum(neuron.decay_u, 1)
+        total = (neuron.bias << neuron.bias_exp) + (neuron.bias_u << arithmetic.decay_bits) / np.maximum(
+            neuron.decay_u, 1
+        )
         exponent = bias_exponent(total, limits)
         changes |= {"bias_u": None, "bias": np.rint(total / 2.0**exponent), "bias_exp": exponent}
     return dataclasses.replace(neuron, **changes), tuple(lacking)  # type: ignore[arg-type]

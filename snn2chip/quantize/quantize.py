@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from snn2chip.errors import S2CError, UsageError
-from snn2chip.ir.graph import Edge, Graph, Node
+from snn2chip.ir.graph import Edge, Graph, Node, in_order
 from snn2chip.ir.layers import Array, Conv, Linear, Neuron, Readout, Rescale
-from snn2chip.ir.program import Format, LayerQuantization, Program
+from snn2chip.ir.program import Format, LayerQuantization, PassRecord, Program
 from snn2chip.ir.target import Target, load_target
-from snn2chip.neurons.lif import LIF, IntegerLIF
+from snn2chip.neurons.lif import LIF
 from snn2chip.passes import DEFAULT_PIPELINE, run_passes
 from snn2chip.quantize.groups import TRANSPARENT, Group, check_form, groups, is_binary, with_identity_synapses
 from snn2chip.quantize.neuron import APPROXIMATIONS, on_fixed_core, strict_where_equal
 from snn2chip.quantize.overflow import ranges, register_limits, sum_range
-from snn2chip.quantize.search import HEADROOM, Branch, Problem, Quantized, judged, preferred, search, snapped
+from snn2chip.quantize.search import (
+    HEADROOM,
+    Branch,
+    HostLayer,
+    Problem,
+    Quantized,
+    judged,
+    preferred,
+    search,
+    snapped,
+)
 from snn2chip.simulate import Result, simulate
 from snn2chip.simulate.data import as_samples
 from snn2chip.simulate.ops import NumpyOps, apply
@@ -27,8 +38,10 @@ Encoder = Literal["host", "chip"]
 
 # Width of integers on the host, where a multiplier is there anyway.
 HOST_BITS = 16
-# Calibration samples that are run; more refine nothing that 8-bit weights can show.
+# Calibration samples that are run at most; more refine nothing that 8-bit weights can show.
 CALIBRATION_SAMPLES = 128
+# Values of all layers over all steps and samples that a calibration run holds at most.
+CALIBRATION_VALUES = 60_000_000
 
 _OPS = NumpyOps()
 
@@ -63,21 +76,53 @@ def quantize(
     chip = load_target(target)
     _check_options(chip, calibration, weight_bits, encoder, approximate)
     data = as_samples(graph, calibration)
+    if graph.time_steps is None:
+        graph = dataclasses.replace(graph, time_steps=data.shape[1])
     graph, records = run_passes(graph, data, passes)
     graph = with_identity_synapses(graph).verify()
     check_form(graph)
-    data = data[:CALIBRATION_SAMPLES]
+    data = data[: affordable_samples(graph)]
     reference = simulate(graph, data, record=("spikes", "v", "a", "out"))
     builder = _Builder(graph, chip, weight_bits, encoder, frozenset(approximate), data, reference)
-    for group in groups(graph):
-        builder.add_group(group)
+    shortlists: dict[str, list[Quantized]] = {}
+    for group in builder.groups:
+        shortlists[group.population.name] = builder.shortlist(group)
         if progress is not None:
             progress(group.population.name)
-    return builder.program(records)
+    return builder.assembled(_refined(builder, shortlists, reference.outputs), records)
+
+
+def affordable_samples(graph: Graph) -> int:
+    """How many calibration samples are run: what memory and patience allow for a network of this size, at least 4."""
+    shapes = graph.shapes()
+    values = (graph.time_steps or 1) * sum(int(np.prod(shapes[node.name])) for node in graph)
+    return min(CALIBRATION_SAMPLES, max(4, CALIBRATION_VALUES // values))
+
+
+def _refined(builder: _Builder, shortlists: dict[str, list[Quantized]], outputs: Array) -> dict[str, Quantized]:
+    """One alternative per population: the local best, unless another brings the whole network closer to its float self.
+
+    Populations are visited in order; each keeps the alternative with which the outputs on the calibration data deviate
+    least. Labels are not looked at.
+    """
+    chosen = {name: shortlist[0] for name, shortlist in shortlists.items()}
+    spread = float(((outputs - outputs.mean(axis=0)) ** 2).sum()) or 1.0
+
+    def deviation(choices: dict[str, Quantized]) -> float:
+        found = simulate(builder.assembled(choices), builder.data).outputs
+        return float(((found - outputs) ** 2).sum()) / spread
+
+    least = deviation(chosen)
+    for name, shortlist in shortlists.items():
+        for alternative in shortlist[1:]:
+            found = deviation(chosen | {name: alternative})
+            if found < least:
+                least, chosen = found, chosen | {name: alternative}
+    return chosen
 
 
 class _Builder:
-    """The Program as far as it is made: integer layers, formats, and what one unit of each node's output is worth."""
+    """What the parts of a Program are made from: the graph, its float run, and what one unit of each node is worth."""
 
     def __init__(
         self,
@@ -90,15 +135,14 @@ class _Builder:
         reference: Result,
     ) -> None:
         self.graph, self.target, self.bits, self.encoder = graph, target, bits, encoder
+        # Fixed by the data where the source left it open.
+        self.steps = cast(int, graph.time_steps)
         self.approximate, self.data, self.reference = approximate, data, reference
-        self.nodes: dict[str, Node] = {}
-        self.formats: dict[str, Format] = {}
-        self.worth: dict[str, float] = {}
-        self.records: list[LayerQuantization] = []
-        self.notes: list[str] = []
+        self.groups = groups(graph)
         self.on_host = self._host_prefix()
-        self.formats[graph.input.name] = self._input_format()
-        self.spans = ranges(graph, self.formats[graph.input.name].range)
+        self.input_format = self._input_format()
+        self.spans = ranges(graph, self.input_format.range)
+        self.worth: dict[str, float] = {}
         for node in graph:
             self._value_of(node)
 
@@ -134,7 +178,7 @@ class _Builder:
         """Note what one unit of the node's output is worth in the float network, where that is known beforehand."""
         layer = node.layer
         if node.name == self.graph.input.name:
-            self.worth[node.name] = self.formats[node.name].scale
+            self.worth[node.name] = self.input_format.scale
         elif isinstance(layer, Neuron) and isinstance(layer.model, LIF) and not layer.model.integrates_only:
             self.worth[node.name] = layer.model.spike_value
         elif isinstance(layer, TRANSPARENT):
@@ -148,53 +192,52 @@ class _Builder:
                 )
             self.worth[node.name] = units.pop() or 1.0
 
-    def add_group(self, group: Group) -> None:
-        """Quantize one population and its synapses."""
+    def shortlist(self, group: Group) -> list[Quantized]:
+        """The best ways found to quantize one population and its synapses, best first."""
         model = group.population.layer.model  # type: ignore[attr-defined]
         if not isinstance(model, LIF):
             raise S2CError(f"a {model.kind} neuron has no integer form", where=group.population.where())
         problem = self._problem(group, model)
         hosted = [s for s in group.synapses if s.name in self.on_host]
+        if hosted and len(group.synapses) > 1:
+            raise S2CError(
+                "a population is fed by several layers, one of them on the host",
+                where=group.population.where(),
+                fix='use encoder="chip" (--encoder chip)',
+            )
         try:
-            if hosted:
-                if len(hosted) != len(group.synapses):
-                    raise S2CError(
-                        "a population is fed by the host and by the chip at once",
-                        where=group.population.where(),
-                        fix='use encoder="chip" (--encoder chip)',
-                    )
-                best = self._host_fed(group, problem)
-            else:
-                best = search(problem)
-                for synapse in group.synapses:
-                    self._add_synapse(synapse, best)
+            return [self._host_fed(problem)] if hosted else search(problem)
         except S2CError as error:
-            if error.where:
-                raise
             raise S2CError(error.what, where=group.population.where(), why=error.why, fix=error.fix) from None
-        self._add_population(group, model, problem, best)
 
     def _problem(self, group: Group, model: LIF) -> Problem:
         name = group.population.name
         recorded = self.reference[name]
-        bias: Array = np.zeros(())
+        bias = self._bias(group)
         branches = []
         for synapse in group.synapses:
             layer = synapse.layer
             assert isinstance(layer, Linear | Conv)
-            if layer.bias is not None:
-                shape = (-1, *(1,) * layer.axes) if isinstance(layer, Conv) else (-1,)
-                bias = bias + layer.bias.astype(np.float64).reshape(shape)
             edge = synapse.inputs[0]
             worth = self.worth[edge.source]
             scaled = dataclasses.replace(layer, weight=layer.weight.astype(np.float64) * worth, bias=None)
             inputs = None if edge.recurrent else self._integers(edge)
             branches.append(Branch(synapse.name, scaled, inputs, self.spans[edge.source]))
         target = recorded.v if model.integrates_only else recorded.spikes
-        assert recorded.a is not None and target is not None
+        assert recorded.a is not None
+        assert target is not None
         spikes = target if model.integrates_only else (target != 0)
         sums = recorded.a.astype(np.float64) - bias
-        return Problem(tuple(branches), model, bias, sums, spikes, self.target, self.bits, self.graph.time_steps)
+        return Problem(tuple(branches), model, bias, sums, spikes, self.target, self.bits, self.steps)
+
+    def _bias(self, group: Group) -> Array:
+        """The float biases of a population's synapses, summed, broadcasting against it."""
+        bias: Array = np.zeros(())
+        for layer in (synapse.layer for synapse in group.synapses):
+            if isinstance(layer, Linear | Conv) and layer.bias is not None:
+                shape = (-1, *(1,) * layer.axes) if isinstance(layer, Conv) else (-1,)
+                bias = bias + layer.bias.astype(np.float64).reshape(shape)
+        return bias
 
     def _integers(self, edge: Edge) -> Array:
         """What an edge carries on the calibration data, [N, T, ...], as the integers of the Program."""
@@ -202,60 +245,33 @@ class _Builder:
         worth = self.worth[edge.source]
         if node.name == self.graph.input.name:
             x = self.data if self.graph.coding == "steps" else self.data[:, None]
-            form = self.formats[node.name]
-            values = np.clip(np.rint(x / worth), *form.range)
+            values = np.clip(np.rint(x / worth), *self.input_format.range)
         else:
             held = self.reference.recordings[node.name]
             found = held.spikes if isinstance(node.layer, Neuron) else held.out
             assert found is not None
             values = np.rint(found / worth)
-        steps = self.graph.time_steps
-        values = np.broadcast_to(values, (len(values), steps, *values.shape[2:]))
+        values = np.broadcast_to(values, (len(values), self.steps, *values.shape[2:]))
         if edge.delay:
             values = np.concatenate([np.zeros_like(values[:, : edge.delay]), values[:, : -edge.delay]], axis=1)
         return values.astype(np.int64)
 
-    def _add_synapse(self, synapse: Node, best: Quantized) -> None:
-        exponent = best.exponents[synapse.name]
-        layer = dataclasses.replace(synapse.layer, weight=best.weights[synapse.name], bias=None)
-        self.nodes[synapse.name] = dataclasses.replace(synapse, layer=layer)
-        # The grid's widest mantissa is one bit wider than the number of weights it distinguishes: they are even.
-        width = self.target.weights.bits + 1
-        scale = best.unit / self.worth[synapse.inputs[0].source]
-        self.formats[f"{synapse.name}.weight"] = Format(width, True, scale, exponent, overflow="error")
-
-    def _host_fed(self, group: Group, problem: Problem) -> Quantized:
+    def _host_fed(self, problem: Problem) -> Quantized:
         """A population whose sums the host computes in wide integers and hands over once per sample."""
-        if len(group.synapses) != 1:
-            raise S2CError("a population is fed by several layers on the host", fix='use encoder="chip"')
-        (synapse,), (branch,) = group.synapses, problem.branches
-        limits, arithmetic = self.target.limits, self.target.arithmetic
+        (branch,) = problem.branches
+        limits, arithmetic, model = self.target.limits, self.target.arithmetic, problem.model
         room = register_limits(arithmetic, arithmetic.current_bits)["u"] >> arithmetic.input_shift
-        smallest = max(
-            HEADROOM * (float(np.abs(problem.sums).max(initial=0.0)) or 1.0) / room,
-            float(np.max(problem.model.v_threshold / problem.model.input_gain)) / limits.threshold_max
-            if not problem.model.integrates_only
-            else 0.0,
-        )
+        smallest = HEADROOM * (float(np.abs(problem.sums).max(initial=0.0)) or 1.0) / room
+        if not model.integrates_only:
+            smallest = max(smallest, float(np.max(model.v_threshold / model.input_gain)) / limits.threshold_max)
         # Coarser units leave more room above what the data reached, up to where the worst case fits.
-        made = [self._handed_over(branch, problem, snapped(smallest * 2.0**k, problem.model)) for k in range(12)]
-        fitting = [(best, layer, shift) for best, layer, shift in made if best is not None]
+        units = [snapped(smallest * 2.0**k, model) for k in range(12)]
+        fitting = [q for unit in units if (q := self._handed_over(branch, problem, unit)) is not None]
         if not fitting:
             raise S2CError("the sums of the host do not fit the chip's registers at any scale")
-        chosen = preferred([best for best, _, _ in fitting])
-        layer, shift = next((layer, shift) for best, layer, shift in fitting if best is chosen)
-        rescale = f"{synapse.name}.rescale"
-        self.nodes[synapse.name] = dataclasses.replace(synapse, layer=layer, placement="host")
-        self.nodes[rescale] = Node(rescale, Rescale(shift), (Edge(synapse.name),), synapse.source, "host")
-        scale = chosen.unit / 2.0**shift / self.worth[synapse.inputs[0].source]
-        self.formats[f"{synapse.name}.weight"] = Format(HOST_BITS, True, scale, overflow="error")
-        bits = arithmetic.current_bits - arithmetic.input_shift
-        self.formats[rescale] = Format(bits, True, chosen.unit, overflow="error", rounding="nearest")
-        return chosen
+        return preferred(fitting)
 
-    def _handed_over(
-        self, branch: Branch, problem: Problem, unit: float
-    ) -> tuple[Quantized | None, Linear | Conv, int]:
+    def _handed_over(self, branch: Branch, problem: Problem, unit: float) -> Quantized | None:
         """The host's integer layer and its shift at this unit, and the population judged on what they hand over."""
         largest = float(np.abs(branch.layer.weight).max(initial=0.0)) or 1.0
         top = (1 << (HOST_BITS - 1)) - 1
@@ -267,61 +283,43 @@ class _Builder:
         handed = apply(Rescale(shift), [apply(layer, [branch.inputs[:, 0]], _OPS)], _OPS)
         outside = np.broadcast_to(handed[:, None], problem.spikes.shape)
         low, high = sum_range(layer, branch.source)
-        return judged(problem, unit, problem.bias, ((low >> shift) - 1, (high >> shift) + 1), outside), layer, shift
+        found = judged(problem, unit, problem.bias, ((low >> shift) - 1, (high >> shift) + 1), outside)
+        return None if found is None else dataclasses.replace(found, host=HostLayer(layer, shift))
 
-    def _add_population(self, group: Group, model: LIF, problem: Problem, best: Quantized) -> None:
-        node, arithmetic = group.population, self.target.arithmetic
-        neuron = best.neuron
-        if best.proved:
-            neuron = strict_where_equal(neuron, arithmetic)
-        if not self.target.limits.custom_neurons:
-            neuron, used = on_fixed_core(neuron, node.where(), self.approximate, self.target.limits, arithmetic)
-            self.notes += [f"{node.name}: {APPROXIMATIONS[name]} (--approximate {name})" for name in used]
-        edges = tuple(
-            Edge(f"{e.source}.rescale") if e.source in self.on_host else e for e in node.inputs
-        )
-        self.nodes[node.name] = dataclasses.replace(node, layer=Neuron(neuron), inputs=edges)
-        fine = best.unit / (1 << arithmetic.input_shift)
-        gain = float(np.mean(model.input_gain))
-        self.formats[f"{node.name}.u"] = Format(
-            arithmetic.current_bits, True, fine, overflow=arithmetic.current_overflow, rounding=arithmetic.decay_rounding
-        )
-        self.formats[f"{node.name}.v"] = Format(
-            arithmetic.voltage_bits, True, gain * fine, overflow=arithmetic.voltage_overflow, rounding=arithmetic.decay_rounding
-        )
-        if model.integrates_only:
-            self.worth[node.name] = gain * fine
-        self.records.append(_record(node.name, group, model, problem, best, self.target))
-
-    def program(self, passes: Iterable[Any]) -> Program:
-        """The finished Program: what is left after the populations is the host's."""
-        scale: float = 1.0
+    def assembled(self, choices: dict[str, Quantized], passes: Iterable[PassRecord] = ()) -> Program:
+        """The Program with these choices, one per population; what is left after the populations is the host's."""
+        made = _Made({}, {self.graph.input.name: self.input_format}, dict(self.worth), [], [])
+        for group in self.groups:
+            self._add_population(made, group, choices[group.population.name])
+        scale = 1.0
         for node in self.graph:
-            if node.name in self.nodes:
+            if node.name in made.nodes:
                 continue
             if node.layer.synaptic:
-                self._add_head(node)
+                _add_head(made, node)
             elif isinstance(node.layer, Readout):
-                worth = self._port_worth(node.inputs[0])
-                scale = worth / self.graph.time_steps if node.layer.how == "mean" else worth
-                how = "sum" if node.layer.how == "mean" else node.layer.how
-                self.nodes[node.name] = dataclasses.replace(node, layer=Readout(how), placement="host")
+                worth = made.port_worth(node.inputs[0])
+                mean = node.layer.how == "mean"
+                scale = worth / self.steps if mean else worth
+                made.nodes[node.name] = dataclasses.replace(
+                    node, layer=Readout("sum") if mean else node.layer, placement="host"
+                )
             elif node.name == self.graph.output.name:
                 if not isinstance(self.graph[node.inputs[0].source].layer, Readout):
-                    scale = self._port_worth(node.inputs[0])
-                self.nodes[node.name] = dataclasses.replace(node, placement="host")
+                    scale = made.port_worth(node.inputs[0])
+                made.nodes[node.name] = dataclasses.replace(node, placement="host")
             else:
-                self.nodes[node.name] = node
+                made.nodes[node.name] = node
         return Program(
-            nodes=self.graph.with_nodes(self._in_graph_order()).nodes,
+            nodes=in_order(made.nodes[name] for node in self.graph for name in _names(node.name) if name in made.nodes),
             time_steps=self.graph.time_steps,
             coding=self.graph.coding,
             target=self.target,
-            formats=dict(sorted(self.formats.items())),
+            formats=dict(sorted(made.formats.items())),
             output_scale=np.asarray(scale, dtype=np.float64),
             passes=tuple(passes),
-            quantization=tuple(self.records),
-            notes=tuple(self.notes),
+            quantization=tuple(made.records),
+            notes=tuple(made.notes),
             options={
                 "weight_bits": self.bits,
                 "encoder": self.encoder,
@@ -331,62 +329,119 @@ class _Builder:
             origin=self.graph.origin,
         ).verify()
 
-    def _in_graph_order(self) -> list[Node]:
-        ordered = []
-        for node in self.graph:
-            ordered.append(self.nodes[node.name])
-            if f"{node.name}.rescale" in self.nodes:
-                ordered.append(self.nodes[f"{node.name}.rescale"])
-        return ordered
+    def _add_population(self, made: _Made, group: Group, best: Quantized) -> None:
+        node, arithmetic = group.population, self.target.arithmetic
+        model = node.layer.model  # type: ignore[attr-defined]
+        neuron, edges = best.neuron, node.inputs
+        if best.proved:
+            neuron = strict_where_equal(neuron, arithmetic)
+        if not self.target.limits.custom_neurons:
+            neuron, used = on_fixed_core(neuron, node.where(), self.approximate, self.target.limits, arithmetic)
+            made.notes += [f"{node.name}: {APPROXIMATIONS[name]} (--approximate {name})" for name in used]
+        if best.host is not None:
+            (synapse,) = group.synapses
+            rescale = _names(synapse.name)[1]
+            edges = (Edge(rescale),)
+            worth = self.worth[synapse.inputs[0].source]
+            made.nodes[synapse.name] = dataclasses.replace(synapse, layer=best.host.layer, placement="host")
+            made.nodes[rescale] = Node(rescale, Rescale(best.host.shift), (Edge(synapse.name),), synapse.source, "host")
+            made.formats[f"{synapse.name}.weight"] = Format(
+                HOST_BITS, True, best.unit / 2.0**best.host.shift / worth, overflow="error"
+            )
+            bits = arithmetic.current_bits - arithmetic.input_shift
+            made.formats[rescale] = Format(bits, True, best.unit, overflow="error", rounding="nearest")
+        else:
+            for synapse in group.synapses:
+                float_layer = cast(Linear, synapse.layer)
+                layer = dataclasses.replace(float_layer, weight=best.weights[synapse.name], bias=None)
+                made.nodes[synapse.name] = dataclasses.replace(synapse, layer=layer)
+                # Even mantissas: one bit wider than the number of weights they tell apart.
+                made.formats[f"{synapse.name}.weight"] = Format(
+                    self.target.weights.bits + 1,
+                    True,
+                    best.unit / self.worth[synapse.inputs[0].source],
+                    best.exponents[synapse.name],
+                    overflow="error",
+                )
+        made.nodes[node.name] = dataclasses.replace(node, layer=Neuron(neuron), inputs=edges)
+        fine = best.unit / (1 << arithmetic.input_shift)
+        gain = float(np.mean(model.input_gain))
+        made.formats[f"{node.name}.u"] = Format(
+            arithmetic.current_bits, True, fine, 0, arithmetic.current_overflow, arithmetic.decay_rounding
+        )
+        made.formats[f"{node.name}.v"] = Format(
+            arithmetic.voltage_bits,
+            True,
+            gain * fine,
+            0,
+            arithmetic.voltage_overflow,
+            arithmetic.decay_rounding,
+        )
+        if model.integrates_only:
+            made.worth[node.name] = gain * fine
+        made.records.append(_record(group, self._bias(group), best, self.target))
 
-    def _port_worth(self, edge: Edge) -> float:
+
+@dataclass
+class _Made:
+    """The Program as far as it is made."""
+
+    nodes: dict[str, Node]
+    formats: dict[str, Format]
+    worth: dict[str, float]
+    records: list[LayerQuantization]
+    notes: list[str]
+
+    def port_worth(self, edge: Edge) -> float:
+        """The float value of one unit of what an edge carries."""
         return self.worth[edge.source] if edge.port == "out" else self.formats[f"{edge.source}.{edge.port}"].scale
 
-    def _add_head(self, node: Node) -> None:
-        """A synaptic layer after the last population: the host multiplies, in its own width."""
-        layer = node.layer
-        assert isinstance(layer, Linear | Conv)
-        worth = self._port_worth(node.inputs[0])
-        top = (1 << (HOST_BITS - 1)) - 1
-        largest = float(np.abs(layer.weight).max(initial=0.0)) or 1.0
-        scale = largest / top
-        weight = np.rint(layer.weight.astype(np.float64) / scale).astype(np.int64)
-        bias = None if layer.bias is None else np.rint(layer.bias.astype(np.float64) / (scale * worth)).astype(np.int64)
-        self.nodes[node.name] = dataclasses.replace(
-            node, layer=dataclasses.replace(layer, weight=weight, bias=bias), placement="host"
-        )
-        self.formats[f"{node.name}.weight"] = Format(HOST_BITS, True, scale, overflow="error")
-        self.worth[node.name] = scale * worth
+
+def _names(name: str) -> tuple[str, str]:
+    """A graph node's name, and that of the shift that follows it where the host computes it."""
+    return name, f"{name}.rescale"
 
 
-def _record(
-    name: str, group: Group, model: LIF, problem: Problem, best: Quantized, target: Target
-) -> LayerQuantization:
+def _add_head(made: _Made, node: Node) -> None:
+    """A synaptic layer after the last population: the host multiplies, in its own width."""
+    layer = node.layer
+    assert isinstance(layer, Linear | Conv)
+    worth = made.port_worth(node.inputs[0])
+    top = (1 << (HOST_BITS - 1)) - 1
+    scale = (float(np.abs(layer.weight).max(initial=0.0)) or 1.0) / top
+    weight = np.rint(layer.weight.astype(np.float64) / scale).astype(np.int64)
+    bias = None if layer.bias is None else np.rint(layer.bias.astype(np.float64) / (scale * worth)).astype(np.int64)
+    made.nodes[node.name] = dataclasses.replace(
+        node, layer=dataclasses.replace(layer, weight=weight, bias=bias), placement="host"
+    )
+    made.formats[f"{node.name}.weight"] = Format(HOST_BITS, True, scale, overflow="error")
+    made.worth[node.name] = scale * worth
+
+
+def _record(group: Group, bias: Array, best: Quantized, target: Target) -> LayerQuantization:
     """What was rounded, for the report."""
-    neuron = best.neuron
+    neuron, model = best.neuron, group.population.layer.model  # type: ignore[attr-defined]
     threshold_error = 0.0
     if neuron.v_threshold is not None:
         real = model.v_threshold / (model.input_gain * best.unit)
         threshold_error = float(np.max(np.abs(neuron.v_threshold - real) / real))
-    fine = best.unit / (1 << target.arithmetic.input_shift)
+    wanted = bias / (best.unit / (1 << target.arithmetic.input_shift))
     held = neuron.bias_u if neuron.bias_u is not None else neuron.bias * 2.0**neuron.bias_exp
-    wanted = problem.bias / fine
     reach = float(np.max(np.abs(wanted), initial=0.0))
-    bias_error = float(np.max(np.abs(held - wanted))) / reach if reach and not best.corrected else 0.0
+    compared = reach and not best.corrected and not model.leak_bias.any()
     one = 1 << target.arithmetic.decay_bits
-    decay_error = float(np.max(np.abs(neuron.decay_v / one - (1 - model.decay_factor))))
     register = register_limits(target.arithmetic, target.limits.accumulator_bits)
     remarks = [] if best.proved else [_overflow_remark(best, register)]
     if best.corrected:
         remarks.append("the mean rounding error of each channel's sum is taken back through its bias")
     return LayerQuantization(
-        name=name,
+        name=group.population.name,
         scale=best.unit,
-        synapses={s.name: _weight_errors(b, s.name, best) for s, b in zip(group.synapses, problem.branches, strict=True) if s.name in best.weights},
+        synapses={s.name: _weight_errors(s.layer.weight, best, s.name) for s in group.synapses},  # type: ignore[attr-defined]
         threshold=None if neuron.v_threshold is None else int(np.max(neuron.v_threshold)),
         threshold_error=threshold_error,
-        bias_error=bias_error,
-        decay_error=decay_error,
+        bias_error=float(np.max(np.abs(held - wanted))) / reach if compared else 0.0,
+        decay_error=float(np.max(np.abs(neuron.decay_v / one - (1 - model.decay_factor)))),
         spikes_differing=best.differing,
         worst_case=dataclasses.asdict(best.worst),
         observed=dataclasses.asdict(best.observed),
@@ -398,32 +453,45 @@ def _record(
 
 def _overflow_remark(best: Quantized, register: Any) -> str:
     over = [
-        f"{name} could reach {getattr(best.worst, name) / limit:.2f} times its register ({getattr(best.observed, name) / limit:.0%} on the calibration data)"
+        f"{name} could reach {getattr(best.worst, name) / limit:.2f} times its register "
+        f"({getattr(best.observed, name) / limit:.0%} on the calibration data)"
         for name, limit in register.items()
         if getattr(best.worst, name) > limit
     ]
     return "not proved against overflow: " + "; ".join(over)
 
 
-def _weight_errors(branch: Branch, name: str, best: Quantized) -> dict[str, float]:
+def _weight_errors(real: Array, best: Quantized, name: str) -> dict[str, float]:
     """Signal-to-noise ratio of the weights in dB, and the share that was clipped."""
-    real = branch.layer.weight
-    error = real - best.weights[name] * best.unit
-    power, noise = float((real**2).sum()), float((error**2).sum())
-    clipped = np.abs(real) > np.abs(best.weights[name]).max(initial=0) * best.unit * (1 + 1e-6)
+    integers = best.host.layer.weight if best.host is not None else best.weights[name]
+    # The factor between weights and integers that leaves the least error is the scale they were rounded with.
+    scale = float((real * integers).sum() / max(float((integers.astype(np.float64) ** 2).sum()), 1e-300))
+    error = real - integers * scale
+    power, noise = float((real.astype(np.float64) ** 2).sum()), float((error**2).sum())
+    largest = np.abs(integers).max(initial=0) * abs(scale)
+    step = (best.unit if best.host is None else scale) or 1.0
     return {
-        "sqnr_db": 10 * float(np.log10(power / noise)) if power and noise else float("inf"),
-        "clipped": float(np.mean(clipped & (np.abs(error) > best.unit))),
-        "exponent": float(best.exponents[name]),
+        "sqnr_db": 10 * float(np.log10(power / noise)) if power and noise > 1e-12 * power else 120.0,
+        "clipped": float(np.mean((np.abs(real) > largest) & (np.abs(error) > abs(step)))),
+        "exponent": float(best.exponents.get(name, 0)),
     }
 
 
 def _check_options(target: Target, calibration: Any, bits: int, encoder: str, approximate: Collection[str]) -> None:
     if calibration is None:
-        raise UsageError("quantization needs calibration data", fix="give calibration=x, samples as the network takes them")
+        raise UsageError(
+            "quantization needs calibration data", fix="give calibration=x, samples as the network takes them"
+        )
     if not 2 <= bits <= target.weights.bits:
-        raise UsageError(f"{bits}-bit weights", why=f"{target.title} holds 2 to {target.weights.bits} bits", fix="choose --weight-bits in that range")
+        raise UsageError(
+            f"{bits}-bit weights",
+            why=f"{target.title} holds 2 to {target.weights.bits} bits",
+            fix="choose --weight-bits in that range",
+        )
     if encoder not in ("host", "chip"):
         raise UsageError(f"there is no encoder {encoder!r}", fix='use "host" or "chip"')
     if unknown := set(approximate) - set(APPROXIMATIONS):
-        raise UsageError(f"nothing to approximate is called {', '.join(sorted(unknown))}", fix=f"choose from {', '.join(APPROXIMATIONS)}")
+        raise UsageError(
+            f"nothing to approximate is called {', '.join(sorted(unknown))}",
+            fix=f"choose from {', '.join(APPROXIMATIONS)}",
+        )

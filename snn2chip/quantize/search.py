@@ -1,22 +1,24 @@
 """The scale of a population: weights, threshold and bias share it, so it is searched for all of them together.
 
 A candidate is judged by running the population in integers on the calibration data, against the float population on
-the same inputs: first by the spikes that differ, then by the error of the summed input.
+the same inputs: by how far firing rates drift and by the spikes that differ, then by the error of the summed input.
+Drift counts more: layers after it average over misplaced spikes, not over missing ones.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
 from snn2chip.errors import S2CError
 from snn2chip.ir.arithmetic import Arithmetic
-from snn2chip.ir.layers import Array, Conv, Linear
+from snn2chip.ir.layers import Array, Conv, Layer, Linear
 from snn2chip.ir.target import Target, Weights
 from snn2chip.neurons.lif import LIF, IntegerLIF
 from snn2chip.quantize.neuron import to_integer
@@ -27,8 +29,16 @@ from snn2chip.simulate.ops import NumpyOps, apply
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.5, 0.4, 0.3)
 # Registers are planned to hold this many times what the calibration data reached, where no proof is possible.
 HEADROOM = 2.0
-# A scale whose worst case is proved to fit is preferred unless it makes this many times more spikes differ.
+# A scale whose worst case is proved to fit is preferred unless it costs this many times more.
 PROOF_PREFERENCE = 1.25
+# What a drifted rate weighs against a differing spike.
+DRIFT_WEIGHT = 10.0
+# Exponents whose clips are searched; alternatives judged in the whole network; biases corrected among them.
+EXPONENTS_KEPT = 2
+SHORTLIST = 6
+CORRECTED = 3
+# log2 of the clipping accepted rather than doubling a weight's step.
+SNAP_SLACK = 0.03
 
 Synapse = Callable[[Array], Array]
 
@@ -51,7 +61,15 @@ class Branch:
     source: tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class HostLayer:
+    """An integer layer on the host, and the shift that brings its sums to the unit of the population it feeds."""
+
+    layer: Linear | Conv
+    shift: int
+
+
+@dataclass(frozen=True, eq=False)
 class Quantized:
     """A candidate and what it did on the calibration data."""
 
@@ -63,13 +81,15 @@ class Quantized:
     observed: Bounds
     proved: bool
     differing: float
+    drift: float
     error: float
-    corrected: bool = field(default=False)
+    corrected: bool = False
+    host: HostLayer | None = None
 
     @property
     def cost(self) -> tuple[float, float]:
-        """Share of differing spikes, then relative error of the summed input."""
-        return (self.differing, self.error)
+        """Rate drift and share of differing spikes, then relative error of the summed input."""
+        return (DRIFT_WEIGHT * self.drift + self.differing, self.error)
 
 
 @dataclass(frozen=True)
@@ -91,49 +111,67 @@ class Problem:
     steps: int
 
 
-def search(problem: Problem) -> Quantized:
-    """The best scale found for the population.
+def search(problem: Problem) -> list[Quantized]:
+    """The best scales found for the population, best first: over exponents, then clips, then corrected biases.
 
     Raises:
         S2CError: no scale brings threshold, bias and sums into the chip's registers together.
     """
-    tried = [q for e in range(problem.target.weights.exponent_max + 1) if (q := _candidate(problem, e, 1.0)) is not None]
-    if not tried:
+    found: dict[tuple[int, tuple[float, ...]], Quantized] = {}
+
+    def tried(exponent: int, clips: dict[str, float]) -> None:
+        key = (exponent, tuple(clips.values()))
+        if key not in found and (candidate := _candidate(problem, exponent, clips)) is not None:
+            found[key] = candidate
+
+    names = [branch.name for branch in problem.branches]
+    for exponent in range(problem.target.weights.exponent_max + 1):
+        tried(exponent, dict.fromkeys(names, 1.0))
+    if not found:
         raise S2CError(
             "threshold, bias and weights do not fit the chip's registers together",
             why=f"threshold up to {_largest(problem.model.v_threshold):.4g}, weights up to "
             f"{max(_largest(b.layer.weight) for b in problem.branches):.4g}: no scale brings them all into range",
             fix="rescale the layer: dividing weights, bias and threshold by one factor changes nothing else",
         )
-    best = preferred(tried)
-    exponent = max(best.exponents.values())
-    finer = [q for clip in CLIPS[1:] if (q := _candidate(problem, exponent, clip)) is not None]
-    best = preferred([best, *finer])
-    corrected = _bias_corrected(problem, best)
-    return corrected if corrected.cost < best.cost else best
+    for exponent in [e for e, _ in _ranked(found)[:EXPONENTS_KEPT]]:
+        for clip in CLIPS:
+            tried(exponent, dict.fromkeys(names, clip))
+    for i in range(len(names) if len(names) > 1 else 0):
+        exponent, clips = _ranked(found)[0]
+        for clip in CLIPS:
+            tried(exponent, dict(zip(names, (*clips[:i], clip, *clips[i + 1 :]), strict=True)))
+    ranked = [found[key] for key in _ranked(found)]
+    best = preferred(ranked)
+    shortlist = [best, *(q for q in ranked if q is not best and q.proved >= best.proved)][:SHORTLIST]
+    better = [c for q in shortlist[:CORRECTED] if (c := _bias_corrected(problem, q)) is not None and c.cost < q.cost]
+    return sorted([*better, *shortlist], key=lambda q: (not q.proved, q.cost))[:SHORTLIST]
+
+
+def _ranked(found: Mapping[tuple[int, tuple[float, ...]], Quantized]) -> list[tuple[int, tuple[float, ...]]]:
+    return sorted(found, key=lambda key: found[key].cost)
 
 
 def preferred(candidates: Iterable[Quantized]) -> Quantized:
     """The cheapest candidate, or the cheapest proved one where it costs little more."""
     ranked = sorted(candidates, key=lambda q: q.cost)
     proved = [q for q in ranked if q.proved]
-    if proved and proved[0].differing <= ranked[0].differing * PROOF_PREFERENCE:
+    if proved and proved[0].cost[0] <= ranked[0].cost[0] * PROOF_PREFERENCE:
         return proved[0]
     return ranked[0]
 
 
-def _candidate(problem: Problem, exponent: int, clip: float) -> Quantized | None:
-    """The population at the scale that stretches the grid, shifted by ``exponent``, over ``clip`` of the largest weight."""
+def _candidate(problem: Problem, exponent: int, clips: Mapping[str, float]) -> Quantized | None:
+    """The population at the scale that stretches the grid, shifted by ``exponent``, over the clipped weights."""
     weights = problem.target.weights
-    largest = max(_largest(b.layer.weight) for b in problem.branches)
-    if largest == 0:
-        largest = float(np.max(np.abs(problem.bias), initial=0.0)) or 1.0
-    unit = clip * largest / (weights.maximum * 2.0**exponent)
-    unit = snapped(unit, problem.model)
+    kept = {b.name: clips[b.name] * _largest(b.layer.weight) for b in problem.branches}
+    largest = max(kept.values()) or float(np.max(np.abs(problem.bias), initial=0.0)) or 1.0
+    unit = snapped(largest / (weights.maximum * 2.0**exponent), problem.model)
     exponents, integers = {}, {}
     for branch in problem.branches:
-        reach = clip * _largest(branch.layer.weight) / (unit * weights.maximum)
-        shift = min(weights.exponent_max, max(0, math.ceil(math.log2(reach) - 1e-9))) if reach > 0 else 0
+        reach = kept[branch.name] / (unit * weights.maximum)
+        # A hair above a power of two is clipped by that hair: snapping the unit to the threshold moved it there.
+        shift = min(weights.exponent_max, max(0, math.ceil(math.log2(reach) - SNAP_SLACK))) if reach > 0 else 0
         exponents[branch.name] = shift
         integers[branch.name] = on_grid(branch.layer.weight / unit, shift, weights, problem.bits)
     return evaluated(problem, unit, integers, exponents, problem.bias)
@@ -153,7 +191,7 @@ def on_grid(values: Array, exponent: int, weights: Weights, bits: int) -> Array:
     """Values rounded to mantissa · 2**exponent, the mantissa on the legal grid of ``bits`` bits."""
     step = weights.step(bits)
     mantissa = np.clip(np.rint(values / (step << exponent)) * step, weights.minimum, weights.maximum // step * step)
-    return mantissa.astype(np.int64) << exponent
+    return cast(Array, mantissa.astype(np.int64) << exponent)
 
 
 def evaluated(
@@ -197,10 +235,11 @@ def judged(
     if problem.model.integrates_only:
         worth = problem.model.input_gain * unit / (1 << arithmetic.input_shift)
         reach = float(np.abs(problem.spikes).mean()) or 1.0
-        differing = float(np.abs(spikes * worth - problem.spikes).mean()) / reach
+        differing = drift = float(np.abs(spikes * worth - problem.spikes).mean()) / reach
     else:
         differing = float(np.mean(spikes != problem.spikes))
-    return Quantized(unit, weights or {}, exponents or {}, neuron, worst, observed, proved, differing, error)
+        drift = float(np.abs(spikes.mean(axis=1) - problem.spikes.mean(axis=1)).mean())
+    return Quantized(unit, weights or {}, exponents or {}, neuron, worst, observed, proved, differing, drift, error)
 
 
 def _sums(problem: Problem, layers: dict[str, Any]) -> tuple[Array, list[Synapse]]:
@@ -211,11 +250,15 @@ def _sums(problem: Problem, layers: dict[str, Any]) -> tuple[Array, list[Synapse
     for branch in problem.branches:
         layer = layers[branch.name]
         if branch.inputs is None:
-            back.append(lambda s, layer=layer: apply(layer, [s], _OPS))
+            back.append(partial(_through, layer))
         else:
             flat = branch.inputs.reshape(-1, *branch.inputs.shape[2:])
             outside += apply(layer, [flat], _OPS).reshape(shape)
     return outside, back
+
+
+def _through(layer: Layer, spikes: Array) -> Array:
+    return cast(Array, apply(layer, [spikes], _OPS))
 
 
 def run_population(
@@ -236,7 +279,7 @@ def run_population(
     return sums, out, Bounds(int(np.abs(sums).max(initial=0)), peak_u, peak_v)
 
 
-def _bias_corrected(problem: Problem, best: Quantized) -> Quantized:
+def _bias_corrected(problem: Problem, best: Quantized) -> Quantized | None:
     """The candidate with each channel's mean error of the summed input taken back through the bias."""
     layers = {b.name: dataclasses.replace(b.layer, weight=best.weights[b.name], bias=None) for b in problem.branches}
     outside, back = _sums(problem, layers)
@@ -245,12 +288,14 @@ def _bias_corrected(problem: Problem, best: Quantized) -> Quantized:
     axes = (0, 1, *range(3, error.ndim))
     shift = error.mean(axis=axes).reshape(-1, *(1,) * (error.ndim - 3))
     candidate = evaluated(problem, best.unit, best.weights, best.exponents, problem.bias - shift)
-    return best if candidate is None else dataclasses.replace(candidate, corrected=True)
+    return None if candidate is None else dataclasses.replace(candidate, corrected=True)
 
 
 def _representable(neuron: IntegerLIF, target: Target) -> bool:
     limits = target.limits
-    if neuron.v_threshold is not None and (neuron.v_threshold.max() > limits.threshold_max or neuron.v_threshold.min() < 1):
+    if neuron.v_threshold is not None and (
+        neuron.v_threshold.max() > limits.threshold_max or neuron.v_threshold.min() < 1
+    ):
         return False
     return bool(np.abs(neuron.bias).max(initial=0) <= limits.bias_max) and neuron.bias_exp <= limits.bias_exp_max
 

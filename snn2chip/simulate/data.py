@@ -16,6 +16,8 @@ def as_samples(network: Network, x: Any, *, free_time: bool = False) -> Array:
     """``x`` as an array [N, *sample_shape] of finite numbers; torch tensors are taken too.
 
     Args:
+        network: whose input the data is for.
+        x: numpy array or torch tensor [N, T, ...], or [N, ...] with direct coding.
         free_time: any number of steps is allowed (the machine's clock).
 
     Raises:

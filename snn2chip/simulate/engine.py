@@ -61,10 +61,11 @@ def simulate(
 
     Args:
         network: a float Graph, or a Program, whose integers are then exact.
+        x: samples, numpy or torch, in the units the network was trained with.
         record: any of "u", "v", "spikes", "a" (summed input of a population), "h" (a float population's membrane at the
             fire test), "out" (output of the other layers).
-        clock: "sample", or "machine" with ``reset_interval``, ``reset_phase`` and ``registers`` (see
-            :class:`MachineClock`); x may then have any number of steps.
+        clock: "sample", or "machine"; x may then have any number of steps.
+        reset_interval, reset_phase, registers: of the machine's clock, see :class:`MachineClock`.
         batch_size: samples computed together; the result does not depend on it for a Program.
         backend: kernels for a float Graph: torch where it is installed, so that rounding is the model's own.
         progress: called with the number of samples done.
@@ -122,7 +123,7 @@ def _integer_kernels(network: Network, samples: Array) -> _Kernels:
 def _float_kernels(backend: str) -> Callable[[Network, Array], _Kernels]:
     if backend == "auto":
         try:
-            import torch  # noqa: F401
+            import torch
 
             backend = "torch"
         except ImportError:
@@ -191,7 +192,10 @@ class _Plan:
             return 0
         conventions = self.network.target.registers if isinstance(self.network, Program) else {}
         if name not in conventions:
-            raise UsageError(f"the target has no register convention {name!r}", fix=f"use one of {', '.join(conventions) or 'none'}")
+            raise UsageError(
+                f"the target has no register convention {name!r}",
+                fix=f"use one of {', '.join(conventions) or 'none'}",
+            )
         return conventions[name]["v_after_spike"]
 
     def resets(self, name: str, step: int) -> bool:
@@ -211,7 +215,9 @@ def fan_out(layer: Any, shape: Shape) -> Array:
     assert isinstance(layer, Conv)
     counts = np.asarray(layer.weight.shape[0] // layer.groups, dtype=np.int64)
     sizes = windows(shape[1:], layer.kernel, layer.stride, layer.padding, layer.dilation)
-    for n, k, s, p, d, out in zip(shape[1:], layer.kernel, layer.stride, layer.padding, layer.dilation, sizes, strict=True):
+    for n, k, s, p, d, out in zip(
+        shape[1:], layer.kernel, layer.stride, layer.padding, layer.dilation, sizes, strict=True
+    ):
         positions = (np.arange(out)[:, None] * s + np.arange(k)[None, :] * d - p).ravel()
         covered = np.bincount(positions[(positions >= 0) & (positions < n)], minlength=n)
         counts = counts[..., None] * covered
@@ -250,7 +256,10 @@ def _run(
             elif isinstance(node.layer, Readout | Output):
                 out = value(*plan.edges[node.name][0])
             elif isinstance(node.layer, Neuron):
-                a = sum((value(e, d) for e, d in plan.edges[node.name][1:]), start=value(*plan.edges[node.name][0]))
+                a = sum(
+                    (value(e, d) for e, d in plan.edges[node.name][1:]),
+                    start=value(*plan.edges[node.name][0]),
+                )
                 if node.name not in states or plan.resets(node.name, t):
                     states[node.name] = kernels.start(node, a)
                 state, out = kernels.step(node, states[node.name], a)
@@ -291,7 +300,9 @@ def _stateless(node: Node, plan: _Plan, kernels: _Kernels, value: Callable[[Edge
         edge, delay = edges[0]
         total: Any = None
         for steps in np.unique(node.layer.delay):
-            part = dataclasses.replace(node.layer, weight=node.layer.weight * (node.layer.delay == steps), bias=None, delay=None)
+            part = dataclasses.replace(
+                node.layer, weight=node.layer.weight * (node.layer.delay == steps), bias=None, delay=None
+            )
             y = apply(part, [value(edge, delay + int(steps))], kernels.ops)
             total = y if total is None else total + y
         return total if node.layer.bias is None else total + kernels.ops.const(node.layer.bias, total)
@@ -341,7 +352,10 @@ def _store(recording: Recording, name: str, array: Array, t: int, steps: int) ->
     held = getattr(recording, name)
     if held is None:
         dtype = np.int64 if array.dtype.kind in "iu" else array.dtype
-        held = np.empty((len(array), steps, *array.shape[1:]), dtype=np.int32 if name == "spikes" and dtype == np.int64 else dtype)
+        held = np.empty(
+            (len(array), steps, *array.shape[1:]),
+            dtype=np.int32 if name == "spikes" and dtype == np.int64 else dtype,
+        )
         setattr(recording, name, held)
     held[:, t] = array
 

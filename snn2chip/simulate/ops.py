@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -94,12 +94,12 @@ class NumpyOps:
         return np.asarray(value, dtype=like.dtype)
 
     def linear(self, x: Array, weight: Array, bias: Array | None) -> Array:
-        """x [N, ..., in], weight (out, in)."""
+        """X [N, ..., in], weight (out, in)."""
         y = _matmul(x, weight.T)
         return y if bias is None else y + bias.astype(y.dtype)
 
     def conv(self, x: Array, layer: L.Conv) -> Array:
-        """x [N, C, *space]; one matrix product per group over the unfolded windows."""
+        """X [N, C, *space]; one matrix product per group over the unfolded windows."""
         n, axes = x.shape[0], layer.axes
         out = windows(x.shape[2:], layer.kernel, layer.stride, layer.padding, layer.dilation)
         patches = _patches(x, layer.kernel, layer.stride, layer.padding, layer.dilation, out, 0)
@@ -121,18 +121,18 @@ class NumpyOps:
         patches = _patches(x, layer.kernel, layer.stride, layer.padding, ones, out, lowest if how == "max" else 0)
         inner = tuple(range(-len(layer.kernel), 0))
         if how == "max":
-            return patches.max(axis=inner)
-        total = patches.sum(axis=inner, dtype=x.dtype)
+            return cast(Array, patches.max(axis=inner))
+        total: Array = patches.sum(axis=inner, dtype=x.dtype)
         if not isinstance(layer, L.AvgPool):
             return total
-        return total / layer.divisors(x.shape[1:]).astype(x.dtype)
+        return cast(Array, total / layer.divisors(x.shape[1:]).astype(x.dtype))
 
     def batch_norm(self, x: Array, layer: L.BatchNorm) -> Array:
         """Per channel on axis 1."""
         shape = (-1,) + (1,) * (x.ndim - 2)
         std = np.sqrt(layer.var + np.asarray(layer.eps, layer.var.dtype)).reshape(shape)
         mean, weight, bias = (a.reshape(shape) for a in (layer.mean, layer.weight, layer.bias))
-        return ((x - mean) / std * weight + bias).astype(x.dtype)
+        return cast(Array, ((x - mean) / std * weight + bias).astype(x.dtype))
 
     def matmul(self, a: Array, b: Array) -> Array:
         """Product over the last two axes."""
@@ -149,11 +149,11 @@ class NumpyOps:
 
 def _matmul(a: Array, b: Array) -> Array:
     if a.dtype.kind == "f":
-        return a @ b.astype(a.dtype)
+        return cast(Array, a @ b.astype(a.dtype))
     reach = _magnitude(a) * _magnitude(b) * a.shape[-1]
     if reach < 2**53:
-        return (a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
-    return a.astype(np.int64) @ b.astype(np.int64)
+        return cast(Array, (a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64))
+    return cast(Array, a.astype(np.int64) @ b.astype(np.int64))
 
 
 def _magnitude(x: Array) -> int:
@@ -169,7 +169,7 @@ def _patches(
     out: tuple[int, ...],
     fill: float,
 ) -> Array:
-    """Sliding windows [N, C, *out, *kernel] of x, padded with ``fill`` on both sides (further on the far side if needed)."""
+    """Sliding windows [N, C, *out, *kernel] of x, padded with ``fill``, on the far side as far as windows reach."""
     reach = [(o - 1) * s + d * (k - 1) + 1 for o, s, d, k in zip(out, stride, dilation, kernel, strict=True)]
     pads = [(p, max(p, r - n - p)) for p, r, n in zip(padding, reach, x.shape[2:], strict=True)]
     if any(after or before for before, after in pads):

@@ -84,7 +84,10 @@ class Result:
         """
         if name not in self.layers:
             near = difflib.get_close_matches(name, self.layers, 1)
-            raise UsageError(f"there is no layer {name!r}", fix=f"did you mean {near[0]!r}?" if near else f"layers: {', '.join(self.layers)}")
+            raise UsageError(
+                f"there is no layer {name!r}",
+                fix=f"did you mean {near[0]!r}?" if near else f"layers: {', '.join(self.layers)}",
+            )
         found = self.recordings.get(name) or self.recordings.get(population_of(self.network, name) or "")
         if found is None:
             raise UsageError(f"nothing was recorded of {name!r}", fix='simulate with record=("u", "v", "spikes")')
@@ -119,11 +122,15 @@ def joined(parts: list[Result]) -> Result:
         return None if arrays[0] is None else np.concatenate([a for a in arrays if a is not None])
 
     counts = {
-        name: Counts(**{f: np.concatenate([getattr(p.counts[name], f) for p in parts]) for f in vars(first.counts[name])})
+        name: Counts(
+            **{f: np.concatenate([getattr(p.counts[name], f) for p in parts]) for f in vars(first.counts[name])}
+        )
         for name in first.counts
     }
     recordings = {
-        name: Recording(**{f: join([getattr(p.recordings[name], f) for p in parts]) for f in vars(first.recordings[name])})
+        name: Recording(
+            **{f: join([getattr(p.recordings[name], f) for p in parts]) for f in vars(first.recordings[name])}
+        )
         for name in first.recordings
     }
     outputs_int = join([p.outputs_int for p in parts])

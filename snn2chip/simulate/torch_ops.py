@@ -41,11 +41,11 @@ class TorchOps:
         return self._kept[key][1]
 
     def linear(self, x: torch.Tensor, weight: Array, bias: Array | None) -> torch.Tensor:
-        """x [N, ..., in], weight (out, in)."""
+        """X [N, ..., in], weight (out, in)."""
         return F.linear(x, self.const(weight, x), None if bias is None else self.const(bias, x))
 
     def conv(self, x: torch.Tensor, layer: L.Conv) -> torch.Tensor:
-        """x [N, C, *space]."""
+        """X [N, C, *space]."""
         bias = None if layer.bias is None else self.const(layer.bias, x)
         return _CONV[layer.axes](
             x, self.const(layer.weight, x), bias, layer.stride, layer.padding, layer.dilation, layer.groups

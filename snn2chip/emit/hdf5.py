@@ -35,4 +35,6 @@ def _write_group(group: h5py.Group, tree: Mapping[str, Any]) -> None:
         # Chunked storage is refused for scalars and needs at least one element.
         options = {"compression": "gzip"} if not text and array.size >= _COMPRESS_FROM else {}
         data = array.astype(object) if text else array
-        group.create_dataset(name, data=data, dtype=h5py.string_dtype() if text else array.dtype, track_times=False, **options)
+        group.create_dataset(
+            name, data=data, dtype=h5py.string_dtype() if text else array.dtype, track_times=False, **options
+        )

@@ -1,9 +1,9 @@
 """A Program as a ``.nir`` file: a NIR graph any NIR tool reads, with the exact program in its metadata.
 
-The graph's numbers are the dequantized integers, neurons in the units of the trained network, for a forward-Euler step of
-``dt`` seconds. Where NIR has no word for what the chip does, the nearest node is written, ``snn2chip_approximate`` in its
-metadata says what is lost, and the caller gets the same as notes. ``snn2chip.frontend.nir.read_program`` restores the
-program from the metadata, equal to what was written.
+The graph's numbers are the dequantized integers, neurons in the units of the trained network, for a forward-Euler step
+of ``dt`` seconds. Where NIR has no word for what the chip does, the nearest node is written, ``snn2chip_approximate``
+in its metadata says what is lost, and the caller gets the same as notes. ``snn2chip.frontend.nir.read_program``
+restores the program from the metadata, equal to what was written.
 """
 
 from __future__ import annotations
@@ -45,13 +45,14 @@ def write_program(program: Program, path: str | os.PathLike[str], *, dt: float =
     """
     view = _View(program, dt)
     view.build()
+    packed = pack(program)
     tree = {
         "type": "NIRGraph",
         "nodes": view.nodes,
         "edges": np.array(view.edges, dtype=object).reshape(-1, 2),
-        "metadata": {"snn2chip": pack(program)},
+        "metadata": {"snn2chip": packed},
     }
-    tree["metadata"]["snn2chip"]["sha256"] = digest(tree)
+    packed["sha256"] = digest(tree)
     write_tree(path, {"version": NIR_VERSION, "node": tree})
     return tuple(f"{name}: {reason}" for name, reasons in view.approximate.items() for reason in reasons)
 
@@ -104,7 +105,9 @@ class _View:
             self._check_edge(node, edge, source)
             found += self._sources(source) if type(source.layer) in _PASS_THROUGH else [edge.source]
         if len(set(found)) != len(found):
-            raise S2CError("the program cannot be written as .nir", where=node.where(), why="NIR cannot add a node's output twice")
+            raise S2CError(
+                "the program cannot be written as .nir", where=node.where(), why="NIR cannot add a node's output twice"
+            )
         return found
 
     def _check_edge(self, node: Node, edge: Edge, source: Node) -> None:
@@ -205,7 +208,7 @@ def _bias(view: _View, node: Node, own: Array | None) -> Array | None:
 
 
 def _bias_synapse(view: _View, population: Node) -> str | None:
-    """The synapse that carries the population's bias in the NIR graph; None where there is no bias, or no synapse can."""
+    """The synapse that carries the population's bias in the NIR graph; None without a bias, or if no synapse can."""
     model = population.layer.model  # type: ignore[attr-defined]
     biases = [model.bias_u] if model.bias_u is not None and model.bias_u.any() else []
     if view.without_memory(population) and model.bias.any():
@@ -281,7 +284,9 @@ def _neuron(view: _View, node: Node, inputs: list[Shape], shape: Shape) -> dict[
     """LIF, CubaLIF or IF, or without a threshold LI, CubaLI or I; see the module's text for the units."""
     model, arithmetic = node.layer.model, view.program.target.arithmetic  # type: ignore[attr-defined]
     if not isinstance(model, IntegerLIF):
-        raise S2CError("the program cannot be written as .nir", where=node.where(), why=f"NIR has no {model.kind} neuron")
+        raise S2CError(
+            "the program cannot be written as .nir", where=node.where(), why=f"NIR has no {model.kind} neuron"
+        )
     _note_choices(view, node, model)
     p = parameters(model, arithmetic)
     full = 1 << arithmetic.decay_bits
@@ -299,7 +304,11 @@ def _neuron(view: _View, node: Node, inputs: list[Shape], shape: Shape) -> dict[
     lost_v = np.where(model.decay_v > 0, model.decay_v / full, 1 / _FOREVER)
     fields: dict[str, Any] = {}
     if leaks:
-        fields = {"tau_mem" if current else "tau": view.dt / lost_v, "r": gain / lost_v, "v_leak": own_bias * v_scale / lost_v}
+        fields = {
+            "tau_mem" if current else "tau": view.dt / lost_v,
+            "r": gain / lost_v,
+            "v_leak": own_bias * v_scale / lost_v,
+        }
     else:
         fields["r"] = gain / view.dt
     if current:
@@ -310,14 +319,17 @@ def _neuron(view: _View, node: Node, inputs: list[Shape], shape: Shape) -> dict[
     kind = {(True, True): "CubaLI", (True, False): "LI", (False, False): "I"}[leaks, current]
     spelled = kind if model.v_threshold is None else kind + "F"
     return {"type": spelled} | {
-        name: np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype=np.float64), shape)) for name, value in fields.items()
+        name: np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype=np.float64), shape))
+        for name, value in fields.items()
     }
 
 
 def _note_choices(view: _View, node: Node, model: IntegerLIF) -> None:
     if model.v_threshold is not None:
         if model.reset != "hard":
-            view.note(node, {"soft": "reset by subtraction", "none": "no reset"}[model.reset] + "; NIR resets to v_reset")
+            view.note(
+                node, {"soft": "reset by subtraction", "none": "no reset"}[model.reset] + "; NIR resets to v_reset"
+            )
         if model.reset_timing != "same" and model.reset != "none":
             view.note(node, f"the reset acts in the next step ({model.reset_timing}); NIR resets with the spike")
         if model.fire != ">":

@@ -38,7 +38,9 @@ def opened(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
         raise S2CError(
             "this is not a .nir or .net file",
             where=str(path),
-            why="both are HDF5; this file is empty" if not start else "both are HDF5, and this file does not start as one",
+            why="both are HDF5; this file is empty"
+            if not start
+            else "both are HDF5, and this file does not start as one",
             fix="give the file the exporting tool wrote, or export it again",
         )
     try:
@@ -49,9 +51,10 @@ def opened(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
 
 
 def read_tree(group: h5py.Group) -> Tree:
-    """Everything below a group: groups become dicts, text becomes str (arrays of text: object arrays of str), numbers
-    arrays or numpy scalars."""
-    return {str(name): read_tree(item) if isinstance(item, h5py.Group) else _value(item) for name, item in group.items()}
+    """Everything below a group: groups as dicts, text as str or object arrays of str, numbers as arrays or scalars."""
+    return {
+        str(name): read_tree(item) if isinstance(item, h5py.Group) else _value(item) for name, item in group.items()
+    }
 
 
 def _value(dataset: h5py.Dataset) -> Any:
@@ -87,7 +90,9 @@ def refuse_format(file: h5py.File, path: str | os.PathLike[str], wanted: str) ->
     """Raise unless the file is of the ``wanted`` format; the message says what it is and what reads it."""
     found = format_of(file)
     if found != wanted:
-        raise S2CError(f"this is not {_TITLES[wanted]}", where=str(path), why=_OTHERWISE[found][0], fix=_OTHERWISE[found][1])
+        raise S2CError(
+            f"this is not {_TITLES[wanted]}", where=str(path), why=_OTHERWISE[found][0], fix=_OTHERWISE[found][1]
+        )
 
 
 _TITLES = {

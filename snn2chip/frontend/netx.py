@@ -1,12 +1,12 @@
 """Reading NetX ``.net`` files (HDF5, as lava-dl writes them) into a Program.
 
 The meaning is that of NetX 0.6.0 (``lava/lib/dl/netx/hdf5.py``, ``blocks/process.py``) running on Lava's fixed-point
-models: i decays by iDecay/4096, v by vDecay/4096, the threshold is vThMant << 6, the bias enters as bias << 6, the reset is
-hard, to zero, in the step of the spike. What NetX would clip, wrap or leave out is refused; fields it does not read are
-named in the program's notes. The numbers of the file are the program's; in reports one LSB of a weight counts as 1.
+models: i decays by iDecay/4096, v by vDecay/4096, the threshold is vThMant << 6, the bias enters as bias << 6, the
+reset is hard, to zero, in the step of the spike. What NetX would clip, wrap or leave out is refused; fields it does not
+read are named in the program's notes. The numbers of the file are the program's; one LSB of a weight counts as 1.
 
-Names: ``input``; the layer of group ``layer/3`` is the population ``layer.3``, fed by ``layer.3.synapse`` and, in dense_rec
-layers, ``layer.3.recurrent``; a flatten layer is ``layer.3``.
+Names: ``input``; the layer of group ``layer/3`` is the population ``layer.3``, fed by ``layer.3.synapse`` and, in
+dense_rec layers, ``layer.3.recurrent``; a flatten layer is ``layer.3``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +31,7 @@ from snn2chip.neurons.lif import IntegerLIF
 
 NetReadout = Literal["spikes", "v"]
 
-# NetX's neuron where a dense layer has none: it keeps the current, forgets the membrane, and cannot reach its threshold.
+# NetX's neuron where a dense layer has none: it keeps the current, forgets the membrane and never fires.
 _NO_NEURON: Tree = {"type": "CUBA", "iDecay": 0, "vDecay": 4096, "vThMant": 1 << 17}
 
 # v saturates at 2**23 - 1, so that it never exceeds this mantissa << 6.
@@ -83,7 +84,7 @@ def read_net(
             chain.add(fields)
         if time_steps is None and "tSample" in stated:
             (time_steps,) = _Fields("simulation", stated).integers("tSample").ravel().tolist()
-        return chain.program(time_steps, readout, f"NetX file {os.path.basename(path)}")
+        return chain.program(time_steps, readout, f"NetX file {Path(path).name}")
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class _Fields:
             raise S2CError(f"{name} holds no numbers", where=self.where, why=f"its type is {value.dtype}")
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise S2CError(f"{name} holds NaN or infinite values", where=self.where, fix="export the network again")
-        whole = np.rint(value)
+        whole: Array = np.rint(value)
         if (value != whole).any():
             bad = value[value != whole].flat[0]
             raise S2CError(
@@ -123,7 +124,9 @@ class _Fields:
         """A field of whole numbers within bounds."""
         value = self.integers(name)
         if value.size and (value.min() < low or value.max() > high):
-            raise S2CError(f"{name} spans {value.min()}…{value.max()}", where=self.where, why=f"it lies in {low}…{high}")
+            raise S2CError(
+                f"{name} spans {value.min()}…{value.max()}", where=self.where, why=f"it lies in {low}…{high}"
+            )
         return value
 
 
@@ -131,7 +134,12 @@ def _in_sequence(layers: Tree) -> list[_Fields]:
     missing = [str(i) for i in range(len(layers)) if not isinstance(layers.get(str(i)), dict)]
     if missing or not layers:
         found = ", ".join(layers) or "none"
-        raise S2CError("the layers are not numbered 0, 1, 2, …", where="layer", why=f"found {found}", fix="export the network again")
+        raise S2CError(
+            "the layers are not numbered 0, 1, 2, …",
+            where="layer",
+            why=f"found {found}",
+            fix="export the network again",
+        )
     return [_Fields(f"layer/{i}", layers[str(i)]) for i in range(len(layers))]
 
 
@@ -174,18 +182,28 @@ class _Chain:
         bits = max(self.target.weights.bits + 1, reach.bit_length() + 1)
         self.formats[f"{name}.weight"] = Format(bits, True, 1.0)
         legal = self.target.weights
-        if reach and (synapse.weight.min() < 0 < synapse.weight.max()) and (synapse.weight % legal.step(legal.bits)).any():
+        if (
+            reach
+            and (synapse.weight.min() < 0 < synapse.weight.max())
+            and (synapse.weight % legal.step(legal.bits)).any()
+        ):
             self.notes.append(f"{name}: weights of both signs that are odd; Lava runs them, the chip has even ones")
         if isinstance(synapse, L.Conv) and (synapse.weight.min(initial=0) < legal.minimum or reach > -legal.minimum):
-            self.notes.append(f"{name}: weights beyond {legal.minimum}…{legal.maximum}; Lava runs them, the chip cannot")
+            self.notes.append(
+                f"{name}: weights beyond {legal.minimum}…{legal.maximum}; Lava runs them, the chip cannot"
+            )
 
     def population(self, layer: _Fields, name: str, model: IntegerLIF, inputs: tuple[Edge, ...], shape: Shape) -> None:
         """Append a population and the formats of its states."""
         a = self.target.arithmetic
         self.nodes.append(Node(name, L.Neuron(model), inputs, Source(layer.where)))
         unit = 2.0**-a.input_shift
-        self.formats[f"{name}.u"] = Format(a.current_bits, True, unit, overflow=a.current_overflow, rounding=a.decay_rounding)
-        self.formats[f"{name}.v"] = Format(a.voltage_bits, True, unit, overflow=a.voltage_overflow, rounding=a.decay_rounding)
+        self.formats[f"{name}.u"] = Format(
+            a.current_bits, True, unit, overflow=a.current_overflow, rounding=a.decay_rounding
+        )
+        self.formats[f"{name}.v"] = Format(
+            a.voltage_bits, True, unit, overflow=a.voltage_overflow, rounding=a.decay_rounding
+        )
         if int(np.abs(model.bias).max(initial=0)) > self.target.limits.bias_max:
             self.notes.append(f"{name}: biases beyond ±{self.target.limits.bias_max}; Lava runs them, the chip cannot")
         self.shape, self.last, self.flattened = shape, name, False
@@ -202,14 +220,21 @@ class _Chain:
         if readout is None:
             readout = "v" if (model.v_threshold >= self.target.limits.threshold_max).all() else "spikes"
             if readout == "v":
-                self.notes.append(f"{end.name}: its threshold is the largest there is, so its membrane is read, not its spikes")
+                self.notes.append(
+                    f"{end.name}: its threshold is the largest there is, so its membrane is read, not its spikes"
+                )
         if silent:
             integrator = IntegerLIF(None, model.decay_v, model.decay_u, model.bias)
             self.nodes[self.nodes.index(end)] = Node(end.name, L.Neuron(integrator), end.inputs, end.source)
         edge = Edge(self.last) if readout == "spikes" else Edge(end.name, port="v")
         how: Literal["sum", "last"] = "sum" if readout == "spikes" else "last"
         if readout == "spikes" and silent:
-            raise UsageError("the last layer never fires", where=end.name, why="its threshold cannot be reached", fix='give readout="v"')
+            raise UsageError(
+                "the last layer never fires",
+                where=end.name,
+                why="its threshold cannot be reached",
+                fix='give readout="v"',
+            )
         self.nodes += [
             Node("readout", L.Readout(how), (edge,), placement="host"),
             Node("output", L.Output(), (Edge("readout"),), placement="host"),
@@ -237,14 +262,16 @@ def _input(chain: _Chain, layer: _Fields) -> None:
         if kind not in _NEURONS:
             raise _refused_neuron(kind, layer.where)
         chain.notes.append(
-            f"{layer.where}: the file has a neuron for the input; NetX does not connect it, so the program takes the spikes "
-            "it would send"
+            f"{layer.where}: the file has a neuron for the input; NetX does not connect it, so the program takes the "
+            "spikes it would send"
         )
 
 
 def _flatten(chain: _Chain, layer: _Fields) -> None:
     if chain.shape is None:
-        raise S2CError("a flatten layer without an input", where=layer.where, why="the file has no input layer before it")
+        raise S2CError(
+            "a flatten layer without an input", where=layer.where, why="the file has no input layer before it"
+        )
     name = _name(layer)
     chain.nodes.append(Node(name, L.Flatten(), (Edge(chain.last),), Source(layer.where)))
     chain.shape, chain.last, chain.flattened = (math.prod(chain.shape),), name, True
@@ -253,7 +280,9 @@ def _flatten(chain: _Chain, layer: _Fields) -> None:
 def _dense(chain: _Chain, layer: _Fields) -> None:
     recurrent, name = layer.kind == "dense_rec", _name(layer)
     if isinstance(layer.fields.get("weight"), dict):
-        raise S2CError("the weights are complex", where=layer.where, why="they belong to resonate-and-fire neurons", fix=_SUPPORTED)
+        raise S2CError(
+            "the weights are complex", where=layer.where, why="they belong to resonate-and-fire neurons", fix=_SUPPORTED
+        )
     size = math.prod(int(n) for n in layer.limited("shape", 1, 1 << 31).ravel())
     weight = _matrix(layer, "weight", size)
     _take_vector(chain, layer, weight.shape[1])
@@ -264,10 +293,14 @@ def _dense(chain: _Chain, layer: _Fields) -> None:
     weights = [weight]
     if recurrent:
         if delay is not None and delay.any():
-            raise S2CError("a recurrent layer with delays", where=layer.where, why="NetX runs it with wrongly scaled weights")
+            raise S2CError(
+                "a recurrent layer with delays", where=layer.where, why="NetX runs it with wrongly scaled weights"
+            )
         back = _matrix(layer, "weight_rec", size)
         if back.shape != (size, size):
-            raise S2CError(f"weight_rec has shape {back.shape}", where=layer.where, why=f"it connects {size} neurons to {size}")
+            raise S2CError(
+                f"weight_rec has shape {back.shape}", where=layer.where, why=f"it connects {size} neurons to {size}"
+            )
         chain.synapse(layer, f"{name}.recurrent", L.Linear(back), Edge(name, 1, True))
         inputs.append(Edge(f"{name}.recurrent"))
         weights.append(back)
@@ -279,9 +312,15 @@ def _dense(chain: _Chain, layer: _Fields) -> None:
 def _conv(chain: _Chain, layer: _Fields) -> None:
     name = _name(layer)
     if chain.shape is None:
-        raise S2CError("a conv layer without an input", where=layer.where, why="the file has no input layer before it, so the size is unknown")
+        raise S2CError(
+            "a conv layer without an input",
+            where=layer.where,
+            why="the file has no input layer before it, so the size is unknown",
+        )
     if "delay" in layer.fields and layer.integers("delay").any():
-        raise S2CError("a conv layer with delays", where=layer.where, why="NetX leaves them out", fix="train it without delays")
+        raise S2CError(
+            "a conv layer with delays", where=layer.where, why="NetX leaves them out", fix="train it without delays"
+        )
     if not isinstance(layer.fields.get("neuron"), dict):
         raise S2CError("the layer has no neuron", where=layer.where, why="NetX needs one in a conv layer")
     weight = layer.integers("weight")
@@ -289,16 +328,22 @@ def _conv(chain: _Chain, layer: _Fields) -> None:
         weight = weight[..., 0]
     (groups,) = layer.limited("groups", 1, 1 << 31).ravel().tolist()
     if weight.ndim != 4 or weight.shape[0] % groups:
-        raise S2CError(f"a weight of shape {weight.shape} with {groups} groups", where=layer.where, why="it takes (C_out, C_in/groups, k, k)")
-    pairs = [_pair(layer, field_name, low) for field_name, low in (("stride", 1), ("padding", 0), ("dilation", 1))]
-    synapse = L.Conv2d(weight, None, *pairs, groups)
+        raise S2CError(
+            f"a weight of shape {weight.shape} with {groups} groups",
+            where=layer.where,
+            why="it takes (C_out, C_in/groups, k, k)",
+        )
+    stride, padding, dilation = (_pair(layer, *field) for field in (("stride", 1), ("padding", 0), ("dilation", 1)))
+    synapse = L.Conv2d(weight, None, stride, padding, dilation, groups)
     try:
         shape = synapse.output_shape(chain.shape)
     except S2CError as error:
         raise S2CError(error.what, where=layer.where, why=error.why, fix=error.fix) from None
     stated = tuple(int(n) for n in layer.limited("shape", 1, 1 << 31).ravel())
     if stated != shape:
-        raise S2CError(f"the layer says its output has shape {stated}", where=layer.where, why=f"its weights give {shape}")
+        raise S2CError(
+            f"the layer says its output has shape {stated}", where=layer.where, why=f"its weights give {shape}"
+        )
     chain.synapse(layer, f"{name}.synapse", synapse, Edge(chain.last))
     model = _model(chain, layer, layer.fields["neuron"], shape)
     chain.population(layer, name, model, (Edge(f"{name}.synapse"),), shape)
@@ -323,7 +368,11 @@ def _matrix(layer: _Fields, name: str, rows: int) -> Array:
     if weight.ndim == 1 and weight.size % rows == 0:
         weight = weight.reshape(rows, -1)
     if weight.ndim != 2 or weight.shape[0] != rows or not weight.size:
-        raise S2CError(f"{name} has shape {weight.shape}", where=layer.where, why=f"the layer has {rows} neurons: it takes ({rows}, inputs)")
+        raise S2CError(
+            f"{name} has shape {weight.shape}",
+            where=layer.where,
+            why=f"the layer has {rows} neurons: it takes ({rows}, inputs)",
+        )
     return weight
 
 
@@ -335,18 +384,24 @@ def _take_vector(chain: _Chain, layer: _Fields, width: int) -> None:
     if len(chain.shape) > 1 and chain.last == "input":
         # NetX gives its first dense layer a flat input whatever the input layer says.
         if math.prod(chain.shape) == width and max(chain.shape) != width:
-            chain.notes.append(f"{layer.where}: no flatten before it, so the program takes flat inputs of {width}, as NetX does")
+            chain.notes.append(
+                f"{layer.where}: no flatten before it, so the program takes flat inputs of {width}, as NetX does"
+            )
         chain.nodes.clear()
         chain.begin((width,))
     if chain.shape != (width,):
         fix = "" if chain.flattened or len(chain.shape) == 1 else "put a flatten layer before it"
-        raise S2CError(f"a dense layer of {width} inputs follows a layer of shape {chain.shape}", where=layer.where, fix=fix)
+        raise S2CError(
+            f"a dense layer of {width} inputs follows a layer of shape {chain.shape}", where=layer.where, fix=fix
+        )
 
 
 def _pair(layer: _Fields, name: str, low: int) -> tuple[int, int]:
     value = layer.limited(name, low, 1 << 31).ravel()
     if value.size not in (1, 2):
-        raise S2CError(f"{name} has {value.size} entries", where=layer.where, why="it takes one, or one per axis (H, W)")
+        raise S2CError(
+            f"{name} has {value.size} entries", where=layer.where, why="it takes one, or one per axis (H, W)"
+        )
     height, width = np.broadcast_to(value, 2).tolist()
     return height, width
 
@@ -364,7 +419,11 @@ def _delays(layer: _Fields, shape: tuple[int, ...]) -> Array:
     if delay.ndim == 1 and delay.size == shape[0]:
         delay = delay[:, None]
     if delay.ndim > 2 or np.broadcast_shapes(delay.shape, shape) != shape:
-        raise S2CError(f"delay has shape {delay.shape}", where=layer.where, why=f"it takes one, {shape[0]}, {shape[1]} or {shape} numbers")
+        raise S2CError(
+            f"delay has shape {delay.shape}",
+            where=layer.where,
+            why=f"it takes one, {shape[0]}, {shape[1]} or {shape} numbers",
+        )
     return np.broadcast_to(delay, shape).copy()
 
 
@@ -385,7 +444,9 @@ def _model(chain: _Chain, layer: _Fields, stored: Any, shape: Shape) -> IntegerL
     if neuron.kind not in _NEURONS:
         raise _refused_neuron(neuron.kind, layer.where)
     if "messageBits" in neuron.fields:
-        raise S2CError("the neuron states messageBits", where=neuron.where, why="NetX fails on it", fix="remove the field")
+        raise S2CError(
+            "the neuron states messageBits", where=neuron.where, why="NetX fails on it", fix="remove the field"
+        )
     for name, nothing in _UNREAD.items():
         value = np.asarray(neuron.fields.get(name, nothing))
         if value.dtype.kind in "biuf" and (value != nothing).any():
@@ -397,7 +458,7 @@ def _model(chain: _Chain, layer: _Fields, stored: Any, shape: Shape) -> IntegerL
 
 
 def _placed(group: _Fields, name: str, value: Array, shape: Shape) -> Array:
-    """A neuron parameter in the program's (C, H, W): NetX has one per layer, per channel, or per neuron as (W, H, C)."""
+    """A neuron parameter as (C, H, W): NetX has one per layer, per channel, or per neuron as (W, H, C)."""
     if value.size == 1:
         return value.reshape(())
     if value.shape == shape[::-1]:

@@ -1,7 +1,7 @@
-"""Reading ``.nir`` files: graphs of other tools into a float Graph, and the programs snn2chip wrote back into a Program.
+"""Reading ``.nir`` files: graphs of other tools into a float Graph, programs snn2chip wrote back into a Program.
 
-NIR describes a network in continuous time. What it cannot say is asked for: the time step, the kind of reset and when it
-acts, the fire test. The time step enters by forward Euler, as in the NIR paper and its exporters:
+NIR describes a network in continuous time. What it cannot say is asked for: the time step, the kind of reset and when
+it acts, the fire test. The time step enters by forward Euler, as in the NIR paper and its exporters:
 
     I[t] = (1 − dt/τ_syn)·I[t−1] + (w_in·dt/τ_syn)·x[t]
     v[t] = (1 − dt/τ_mem)·v[t−1] + (dt/τ_mem)·(v_leak + r·I[t])
@@ -16,6 +16,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -60,8 +61,8 @@ def load_graph(
         path: the ``.nir`` file.
         dt: seconds per time step; needed as soon as the file holds a neuron with a time constant or a delay.
         reset: what a spike does to the membrane, for all populations or by name: "zero", "v_reset" (to the file's
-            value), "subtract" (the threshold), "none". Needed where the file holds firing neurons with v_reset 0, because
-            exporters write that for every kind of reset.
+            value), "subtract" (the threshold), "none". Needed where the file holds firing neurons with v_reset 0,
+            because exporters write that for every kind of reset.
         time_steps: T of a sample; None takes it from the data.
         fire: the fire test; NIR and snnTorch ">", SpikingJelly ">=".
         reset_timing: "same" (NIR; SpikingJelly; snnTorch "zero" gives the same spikes), "next" (snnTorch "subtract"),
@@ -143,7 +144,9 @@ def _check_choices(given: Mapping[str, Any]) -> None:
     if steps is not None and not (isinstance(steps, int) and steps >= 1):
         raise UsageError(f"time_steps is {steps!r}", fix="give the number of time steps of one sample, 1 or more")
     if steps is None and given["coding"] == "direct":
-        raise UsageError("time_steps is missing", why="with direct coding the data does not show it", fix="give time_steps")
+        raise UsageError(
+            "time_steps is missing", why="with direct coding the data does not show it", fix="give time_steps"
+        )
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,12 @@ class _Choices:
                 fix='give reset="zero", "subtract" or "none", as trained; or a dict by node name',
             )
         if stated and kind != "v_reset":
-            raise UsageError(f"reset={kind!r} contradicts the file", where=node.where, why="its v_reset is not 0", fix='give reset="v_reset"')
+            raise UsageError(
+                f"reset={kind!r} contradicts the file",
+                where=node.where,
+                why="its v_reset is not 0",
+                fix='give reset="v_reset"',
+            )
         return kind
 
 
@@ -241,7 +249,7 @@ class _Fields:
         return tuple(int(v) for v in np.broadcast_to(value, count))
 
     def parameter(self, field: str, shape: Shape | None) -> Array:
-        """A float64 parameter that broadcasts against ``shape``, as small as it can be: ``()``, ``(C, 1, 1)`` or full."""
+        """A float64 parameter that broadcasts against ``shape``, as small as can be: ``()``, ``(C, 1, 1)`` or full."""
         return fitted(self.array(field).astype(np.float64), shape, self.where, field)
 
 
@@ -262,7 +270,11 @@ def fitted(value: Array, shape: Shape | None, where: str, field: str) -> Array:
     except ValueError:
         fits = False
     if not fits or (value.ndim == 1 and len(shape) > 1):
-        raise S2CError(f"{field} has shape {value.shape}, which does not fit {shape} neurons", where=where, fix="export one value per neuron")
+        raise S2CError(
+            f"{field} has shape {value.shape}, which does not fit {shape} neurons",
+            where=where,
+            fix="export one value per neuron",
+        )
     if value.shape == shape and len(shape) > 1:
         first = value[(slice(None), *(slice(0, 1),) * (len(shape) - 1))]
         return first if (value == first).all() else value
@@ -307,8 +319,7 @@ def _build(
             layer = L.Delay(_delay(node, choices) - links.advanced.get(name, 0))
         else:
             layer = _READERS[kind](node, shape, choices)
-        low, high = layer.inputs_allowed
-        if high == 1 and len(inputs) > 1:
+        if layer.inputs_allowed[1] == 1 and len(inputs) > 1:
             total = Node(f"{name}.sum", L.Add(), inputs, Source(name))
             built[total.name] = total
             inputs = (Edge(total.name),)
@@ -351,13 +362,15 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def _with_origin(graph: Graph, dt: float | None, path: str | os.PathLike[str]) -> Graph:
-    return Graph(graph.nodes, graph.time_steps, graph.coding, dt, f"nir file {os.path.basename(path)}")
+    return Graph(graph.nodes, graph.time_steps, graph.coding, dt, f"nir file {Path(path).name}")
 
 
 def _shape(node: _Fields, field: str) -> Shape:
     value = node.array(field).ravel()
     if not value.size or (value < 1).any() or (value != np.rint(value)).any():
-        raise S2CError(f"{field} is {value.tolist()}", where=node.where, why="a shape is a list of whole numbers above 0")
+        raise S2CError(
+            f"{field} is {value.tolist()}", where=node.where, why="a shape is a list of whole numbers above 0"
+        )
     return tuple(int(v) for v in value)
 
 
@@ -366,12 +379,15 @@ def _linear(node: _Fields, shape: Shape | None, choices: _Choices) -> L.Layer:
     bias = node.array("bias") if node.fields["type"] == "Affine" else None
     if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
         shown = "" if bias is None else f" and a bias of shape {bias.shape}"
-        raise S2CError(f"a weight of shape {weight.shape}{shown}", where=node.where, why="it takes (out, in) and (out,)")
+        raise S2CError(
+            f"a weight of shape {weight.shape}{shown}", where=node.where, why="it takes (out, in) and (out,)"
+        )
     return L.Linear(weight, bias)
 
 
 def _conv(node: _Fields, shape: Shape | None, choices: _Choices) -> L.Layer:
-    cls, axes = {"Conv1d": (L.Conv1d, 1), "Conv2d": (L.Conv2d, 2)}[node.fields["type"]]
+    cls: type[L.Conv] = {"Conv1d": L.Conv1d, "Conv2d": L.Conv2d}[node.fields["type"]]
+    axes = cls.axes
     weight, bias = node.array("weight"), node.array("bias")
     (groups,) = node.integers("groups", 1)
     if weight.ndim != axes + 2 or bias.shape != weight.shape[:1] or groups < 1 or weight.shape[0] % groups:
@@ -383,7 +399,11 @@ def _conv(node: _Fields, shape: Shape | None, choices: _Choices) -> L.Layer:
     stride, dilation = node.integers("stride", axes), node.integers("dilation", axes)
     padding = _padding(node, weight.shape[2:], stride, dilation)
     if min(*stride, *dilation) < 1 or min(padding) < 0:
-        raise S2CError(f"stride {stride}, dilation {dilation}, padding {padding}", where=node.where, why="they count from 1, 1 and 0")
+        raise S2CError(
+            f"stride {stride}, dilation {dilation}, padding {padding}",
+            where=node.where,
+            why="they count from 1, 1 and 0",
+        )
     return cls(weight, bias if bias.any() else None, stride, padding, dilation, groups)
 
 
@@ -404,7 +424,7 @@ def _padding(node: _Fields, kernel: Shape, stride: Shape, dilation: Shape) -> Sh
 
 
 def _pool(node: _Fields, shape: Shape | None, choices: _Choices) -> L.Layer:
-    cls = {"AvgPool2d": L.AvgPool, "SumPool2d": L.SumPool}[node.fields["type"]]
+    cls: type[L.Pool] = {"AvgPool2d": L.AvgPool, "SumPool2d": L.SumPool}[node.fields["type"]]
     kernel, stride, padding = (node.integers(f, 2) for f in ("kernel_size", "stride", "padding"))
     return cls(kernel, stride, padding)
 
@@ -519,7 +539,7 @@ def _integrator_gain(node: _Fields, r: Array, choices: _Choices) -> Array:
         raise UsageError(
             "what one input adds to the membrane is not clear",
             where=node.where,
-            why=f"r is 1: {dt:.6g} by NIR's equation v' = r·I over one step; 1 in the tools that count inputs as impulses",
+            why=f"r is 1: {dt:.6g} by NIR's equation v' = r·I over a step; 1 in tools that count inputs as impulses",
             fix='give integrator_gain="r" (sinabs, snnTorch) or integrator_gain="r*dt" (the equation)',
         )
     return _near_one(r * dt)
@@ -534,5 +554,5 @@ _READERS: dict[str, Callable[[_Fields, Shape | None, _Choices], L.Layer]] = {
     "SumPool2d": _pool,
     "AvgPool2d": _pool,
     "Threshold": _threshold,
-    **{kind: _neuron for kind in ("I", "LI", "IF", "LIF", "CubaLI", "CubaLIF")},
+    **dict.fromkeys(("I", "LI", "IF", "LIF", "CubaLI", "CubaLIF"), _neuron),
 }

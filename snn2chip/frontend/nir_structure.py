@@ -55,7 +55,7 @@ def inlined(tree: Tree) -> tuple[dict[str, Tree], list[Connection]]:
         raise S2CError(
             "a connection is there twice",
             where=" → ".join(twice[0]),
-            why="NIR adds what arrives at a node, so that it would count double; some exporters repeat edges by mistake",
+            why="NIR adds what arrives at a node, so it would count double; some exporters repeat edges by mistake",
             fix="remove the repeated edge from the graph",
         )
     return nodes, edges
@@ -99,7 +99,11 @@ def _edges(stored: object, nodes: Mapping[str, Tree], prefix: str) -> list[Conne
     for a, b in edges:
         for end in (a, b):
             if end not in nodes:
-                raise S2CError(f"an edge names {end!r}, which is no node", where=f"{prefix}{a} → {prefix}{b}", fix=f"nodes: {', '.join(nodes)}")
+                raise S2CError(
+                    f"an edge names {end!r}, which is no node",
+                    where=f"{prefix}{a} → {prefix}{b}",
+                    fix=f"nodes: {', '.join(nodes)}",
+                )
     return [(prefix + a, prefix + b) for a, b in edges]
 
 
@@ -129,7 +133,9 @@ def reaching(nodes: Mapping[str, Tree], edges: list[Connection], output: str) ->
     fed = {b for _, b in kept}
     starved = [name for name in nodes if name in needed and name not in fed and name != inputs[0]]
     if starved:
-        raise S2CError("a node reads nothing", where=f"{starved[0]} ({nodes[starved[0]]['type']})", fix="connect it, or remove it")
+        raise S2CError(
+            "a node reads nothing", where=f"{starved[0]} ({nodes[starved[0]]['type']})", fix="connect it, or remove it"
+        )
     return kept
 
 
@@ -144,7 +150,9 @@ def cut_loops(nodes: Mapping[str, Tree], edges: list[Connection], output: str) -
     while loop := _loop(nodes, [e for e in edges if e not in late]):
         neurons = [i for i, name in enumerate(loop) if nodes[name]["type"] in _FIRING]
         if not neurons:
-            raise S2CError("a loop has no neuron in it", where=" → ".join([*loop, loop[0]]), why="its value would not end")
+            raise S2CError(
+                "a loop has no neuron in it", where=" → ".join([*loop, loop[0]]), why="its value would not end"
+            )
         way = [*loop[neurons[-1] :], loop[0]]
         for name in way[1:-1]:
             others = [b for a, b in edges if a == name and b not in way]

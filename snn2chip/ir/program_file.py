@@ -62,7 +62,7 @@ def unpack(packed: Mapping[str, Any]) -> Program:
 
 
 def digest(tree: Mapping[str, Any]) -> str:
-    """SHA-256 over names, types, shapes and values of a tree of dicts, text and numbers; their order does not matter."""
+    """SHA-256 over names, types, shapes and values of a tree of dicts, text and numbers, in any order."""
     total = hashlib.sha256()
     _update(total, tree)
     return total.hexdigest()

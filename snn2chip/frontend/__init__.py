@@ -1,0 +1,1 @@
+"""Readers: everything that becomes a Graph or a Program."""

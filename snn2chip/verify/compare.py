@@ -6,8 +6,10 @@ in the sample's clock, [N, T, ...].
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from snn2chip.ir.layers import Array
 from snn2chip.simulate.result import Result
 
 QUANTITIES = ("u", "v", "spikes")
+OUTPUTS = "outputs"
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,16 @@ class Execution:
 
     @classmethod
     def of(cls, name: str, result: Result) -> Execution:
-        """A simulation that recorded u, v and spikes."""
+        """A simulation that recorded u, v and spikes; an integrator's output is its v and no spike."""
         layers = {
-            layer: {q: getattr(recording, q) for q in QUANTITIES if getattr(recording, q) is not None}
-            for layer, recording in result.recordings.items()
-            if recording.spikes is not None or recording.v is not None
+            node.name: {
+                q: array
+                for q in QUANTITIES
+                if (array := getattr(result.recordings[node.name], q)) is not None
+                and not (q == "spikes" and node.layer.kind.endswith("LI"))
+            }
+            for node in result.network.neurons
+            if node.name in result.recordings
         }
         return cls(name, layers, result.outputs_int)
 
@@ -92,7 +100,6 @@ class LayerComparison:
     rate_distance: float | None = None
     rate_emd: float | None = None
     v_sqnr_db: float | None = None
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def equal(self) -> bool:
@@ -113,7 +120,7 @@ def compare(
         expected: the reference.
         found: what is compared with it.
         layers: compare these only.
-        scales: population → factor that brings ``expected``'s integer u and v to ``found``'s unit; these are then
+        scales: population → factor that brings ``found``'s integer u and v to ``expected``'s unit; these are then
             compared by distance, and only spikes by equality.
 
     Raises:
@@ -128,7 +135,10 @@ def compare(
             where=", ".join(missing),
             why="; ".join(f"{run.name} has {', '.join(run.layers) or 'none'}" for run in (expected, found)),
         )
-    return tuple(_layer(name, expected, found, None if scales is None else scales.get(name)) for name in names)
+    compared = [_layer(name, expected, found, None if scales is None else scales[name]) for name in names]
+    if scales is None and expected.outputs is not None and found.outputs is not None:
+        compared.append(_outputs(expected.outputs, found.outputs))
+    return tuple(compared)
 
 
 def first_divergence(layers: Iterable[LayerComparison]) -> Divergence | None:
@@ -137,7 +147,11 @@ def first_divergence(layers: Iterable[LayerComparison]) -> Divergence | None:
     A difference cannot spread to an earlier step or, within a step, to an earlier layer, so this is where it began.
     """
     found = [layer.first for layer in layers if layer.first is not None]
-    return min(found, key=lambda d: (d.sample, -1 if d.step is None else d.step), default=None)
+    return min(found, key=_when, default=None)
+
+
+def _when(divergence: Divergence) -> tuple[int, float]:
+    return divergence.sample, math.inf if divergence.step is None else divergence.step
 
 
 def _layer(name: str, expected: Execution, found: Execution, scale: float | None) -> LayerComparison:
@@ -159,10 +173,20 @@ def _layer(name: str, expected: Execution, found: Execution, scale: float | None
         name,
         {q: int(u.size) for q, u in unequal.items()},
         {q: int(np.count_nonzero(u)) for q, u in unequal.items()},
-        min(firsts, key=lambda d: (d.sample, d.step), default=None),
+        min(firsts, key=_when, default=None),
         **(_spike_statistics(mine["spikes"], theirs["spikes"]) if "spikes" in both else {}),
-        v_sqnr_db=_sqnr(mine["v"] * (1.0 if scale is None else scale), theirs["v"]) if "v" in both else None,
+        v_sqnr_db=_sqnr(mine["v"], theirs["v"] * (1.0 if scale is None else scale)) if "v" in both else None,
     )
+
+
+def _outputs(expected: Array, found: Array) -> LayerComparison:
+    if expected.shape != found.shape:
+        raise S2CError("two read-outs have different shapes", why=f"{expected.shape} and {found.shape}")
+    unequal = expected != found
+    first = None
+    if unequal.any():
+        first = dataclasses.replace(_first(OUTPUTS, "read-out", unequal, expected, found), step=None)
+    return LayerComparison(OUTPUTS, {"read-out": unequal.size}, {"read-out": int(unequal.sum())}, first)
 
 
 def _unequal(a: Array, b: Array, binary: bool) -> Array:
@@ -172,7 +196,8 @@ def _unequal(a: Array, b: Array, binary: bool) -> Array:
 
 def _first(name: str, quantity: str, unequal: Array, expected: Array, found: Array) -> Divergence:
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(unequal)), unequal.shape))
-    return Divergence(name, quantity, index[0], index[1], index[2:], float(expected[index]), float(found[index]))
+    values = expected[index].item(), found[index].item()
+    return Divergence(name, quantity, index[0], index[1] if len(index) > 1 else None, index[2:], *values)
 
 
 def _spike_statistics(expected: Array, found: Array) -> dict[str, Any]:

@@ -48,7 +48,8 @@ def same(a: Any, b: Any) -> bool:
         return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
     if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
+    # Not a number equals itself here, as it does in arrays: a structure is equal to its own copy.
+    return bool(a == b) or bool(a != a and b != b)
 
 
 def encode(value: Any, arrays: dict[str, np.ndarray], path: str = "") -> Any:

@@ -37,6 +37,7 @@ def collect(
     program: Program,
     *,
     subject: Mapping[str, Any],
+    options: Mapping[str, Any] | None = None,
     measurement: Measurement | None = None,
     labels: Array | None = None,
     verification: Iterable[Mapping[str, Any]] = (),
@@ -49,6 +50,7 @@ def collect(
 
     Args:
         subject: "model" (how the user named it) and "notes" on it.
+        options: what it was compiled with; left out, what the Program says of itself.
         measurement: float network and Program on the same data; None where there was no data.
         labels: [N] classes of that data.
         verification: one entry per oracle: "against", "ran", and what it found, or why it did not run.
@@ -60,9 +62,9 @@ def collect(
             "format": FORMAT,
             "version": VERSION,
             "snn2chip": snn2chip.__version__,
-            "subject": {**subject, "origin": program.origin},
+            "subject": {"model": subject["model"], "origin": program.origin},
             "target": {"name": program.target.name, "title": program.target.title},
-            "options": dict(program.options),
+            "options": program.options if options is None else options,
             "versions": versions or {},
             "inputs": inputs or {},
             "artefacts": list(artefacts),
@@ -80,7 +82,7 @@ def collect(
             "mapping": dataclasses.asdict(estimate(program)),
             "violations": [vars(violation) for violation in check(program)],
             "verification": list(verification),
-            "remarks": _remarks(program, measurement),
+            "remarks": [*_remarks(program, measurement), *subject.get("notes", ())],
             "not_done": list(not_done),
             "raster": {} if measurement is None else _raster(measurement),
         }

@@ -1,0 +1,357 @@
+"""The public functions, and ``compile``: from a trained model to a folder of verified artefacts and a report."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import random
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+import snn2chip
+from snn2chip.atomic import atomic_dir, atomic_file
+from snn2chip.emit.lava import write_project
+from snn2chip.emit.netx import write_net
+from snn2chip.emit.nir import write_program
+from snn2chip.errors import S2CError, UsageError
+from snn2chip.frontend.load import load
+from snn2chip.frontend.nir import load_graph
+from snn2chip.ir.graph import Graph
+from snn2chip.ir.layers import Array
+from snn2chip.ir.program import Program
+from snn2chip.ir.structure import encode
+from snn2chip.ir.target import Target, load_target
+from snn2chip.mapping import require
+from snn2chip.passes import DEFAULT_PIPELINE
+from snn2chip.quantize import quantize
+from snn2chip.report import collect, views
+from snn2chip.report.terminal import summary
+from snn2chip.simulate import simulate
+from snn2chip.simulate.data import as_samples
+from snn2chip.verify import verify
+from snn2chip.verify.measure import measure
+
+__all__ = ["Build", "compile", "load", "load_graph", "quantize", "simulate", "trace", "verify"]
+
+MANIFEST = "manifest.json"
+_MANIFEST_FORMAT, _MANIFEST_VERSION = "snn2chip-manifest", 1
+
+# Distributions whose version can change a number or a byte of what is written.
+_VERSIONED = ("numpy", "h5py", "nir", "torch", "snntorch", "spikingjelly", "lava-nc", "lava-dl")
+
+Progress = Callable[[str, int, "int | None"], None]
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a compile left behind.
+
+    Args:
+        out: the folder: ``model.nir``, ``model.net`` where NetX can take the network, ``lava/``, ``report.json``,
+            ``report.html``, ``report.md``, ``manifest.json``.
+        graph: the float network as it was traced.
+        program: what the chip runs.
+        report: the content of ``report.json``.
+    """
+
+    out: Path
+    graph: Graph
+    program: Program
+    report: Mapping[str, Any]
+
+    @property
+    def verified(self) -> bool:
+        """Whether every oracle that ran found the Program equal."""
+        return all(entry["equal"] for entry in self.report["verification"] if entry["ran"])
+
+    def summary(self) -> str:
+        """The report in a few lines of plain text."""
+        return summary(dict(self.report))
+
+
+def trace(
+    model: Any,
+    example: Any,
+    *,
+    time_steps: int | None = None,
+    run: Callable[[Any, Any], Any] | None = None,
+    **options: Any,
+) -> Graph:
+    """The float Graph of a torch model, unedited; see :func:`snn2chip.frontend.torch.trace`.
+
+    Args:
+        model: a ``torch.nn.Module``.
+        example: one batch, as the model takes it; torch or numpy.
+        time_steps: T, where the example does not show it.
+        run: ``run(model, example) -> output`` where a sample is not one ``model(example)``: it resets and loops.
+        options: what else the tracer takes.
+
+    Raises:
+        S2CError: torch is missing, or the model holds something that cannot be carried over exactly.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise S2CError("tracing a model needs torch", why="it is not installed", fix="pip install torch")
+    import torch
+
+    from snn2chip.frontend.torch import trace as traced
+
+    batch = torch.from_numpy(example) if isinstance(example, np.ndarray) else example
+    return traced(model, batch, time_steps=time_steps, run=run, **options)
+
+
+def compile(  # noqa: A001  the name is the public one
+    model: Any,
+    example: Any = None,
+    time_steps: int | None = None,
+    *,
+    target: str | Target = "loihi2",
+    calibration: Any = None,
+    out: str | Path = "out",
+    data: Any = None,
+    labels: Any = None,
+    run: Callable[[Any, Any], Any] | None = None,
+    weight_bits: int = 8,
+    encoder: Literal["host", "chip"] = "host",
+    passes: str = DEFAULT_PIPELINE,
+    approximate: Collection[str] = (),
+    against: Iterable[str] = ("lava",),
+    verify_samples: int = 2,
+    seed: int = 0,
+    name: str = "",
+    inputs: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Build:
+    """Compile a trained network, verify it, and write everything to ``out``, all or nothing.
+
+    The same inputs give the same bytes.
+
+    Args:
+        model: a torch module, or a Graph.
+        example: one batch as the model takes it (not for a Graph); left out, the first calibration sample.
+        time_steps: T, where the example does not show it.
+        target: name of a target, path of a ``.toml``, or a Target.
+        calibration: samples [N, T, ...] (or [N, ...] with direct coding) that choose scales.
+        out: folder to create; an earlier output of this function is replaced.
+        data, labels: samples and their classes [N] to measure on; left out, the calibration samples without accuracy.
+        run: how a sample is run where it is not one ``model(x)``; see :func:`trace`.
+        weight_bits, encoder, passes, approximate: see :func:`quantize`.
+        against: oracles of :func:`verify` to run; one that is not installed is reported as not run.
+        verify_samples: samples each oracle runs.
+        seed: seeds torch, numpy and random before the model is run.
+        name: what the report calls the model.
+        inputs: further SHA-256 to note in the manifest, by name.
+        progress: called as ``progress(stage, done, total)``.
+
+    Raises:
+        UsageError: an argument is missing or wrong.
+        S2CError: the network cannot be traced, represented or verified, or the folder cannot be written. Nothing is
+            left behind then, and an earlier output stays as it was.
+    """
+    tell = progress or (lambda stage, done, total: None)
+    if calibration is None:
+        raise UsageError("calibration data is missing", fix="give some samples of the training data; 64 are plenty")
+    if labels is not None and data is None:
+        raise UsageError("there are labels but no data", fix="give the samples the labels belong to")
+    chip = load_target(target)
+    _seed_everything(seed)
+    tell("trace", 0, None)
+    graph = _graph(model, calibration[:1] if example is None else example, time_steps, run)
+    calibrating = as_samples(graph, calibration)
+    tested = calibrating if data is None else as_samples(graph, data)
+    truth = None if labels is None else _labels(labels, len(tested))
+
+    oracles, done = tuple(against), list[str]()
+
+    def quantized(population: str) -> None:
+        done.append(population)
+        tell("quantize", len(done), len(graph.neurons))
+
+    tell("quantize", 0, len(graph.neurons))
+    program = quantize(
+        graph,
+        chip,
+        calibrating,
+        weight_bits=weight_bits,
+        encoder=encoder,
+        passes=passes,
+        approximate=approximate,
+        progress=quantized,
+    )
+    require(program)
+    read = {
+        **(inputs or {}),
+        "graph": digest(graph),
+        "calibration": digest(calibrating),
+        "data": digest(tested),
+        **({} if truth is None else {"labels": digest(truth)}),
+    }
+    with atomic_dir(out, marker=MANIFEST) as folder:
+        tell("write", 0, None)
+        remarks, not_done = _write_artefacts(program, folder)
+        measured = measure(graph, program, tested, truth, lambda n: tell("measure", n, len(tested)))
+        checked = [_reread(program, folder / "model.nir")]
+        for oracle in oracles:
+            tell(f"verify against {oracle}", 0, None)
+            checked.append(_verified(program, tested[:verify_samples], oracle))
+        subject = {"model": name or type(model).__name__, "notes": remarks}
+        report = collect(
+            program,
+            subject=subject,
+            options={
+                **program.options,
+                "passes": passes,
+                "against": ",".join(oracles),
+                "verify_samples": verify_samples,
+                "seed": seed,
+            },
+            measurement=measured,
+            labels=truth,
+            verification=checked,
+            versions=_versions(),
+            inputs=read,
+            artefacts=[{"path": path, **entry} for path, entry in _hashes(folder)],
+            not_done=not_done,
+        )
+        for file, text in views(report).items():
+            (folder / file).write_text(text, "utf-8")
+        (folder / MANIFEST).write_text(_as_json(_manifest(folder, report)), "utf-8")
+    return Build(Path(out), graph, program, report)
+
+
+def rewrite_views(folder: Path, report: Mapping[str, Any]) -> None:
+    """Render the views of an earlier compile again from its ``report.json``, and note their hashes in its manifest.
+
+    Raises:
+        S2CError: the folder has no manifest, or cannot be written.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise S2CError("the manifest cannot be read", where=str(folder / MANIFEST), why=str(error)) from None
+    for name, text in views(dict(report)).items():
+        with atomic_file(folder / name) as temporary:
+            temporary.write_text(text, "utf-8")
+    manifest["outputs"] = dict(_hashes(folder))
+    with atomic_file(folder / MANIFEST) as temporary:
+        temporary.write_text(_as_json(manifest), "utf-8")
+
+
+def _manifest(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
+    """What went in, what came out, by which versions and options."""
+    return {
+        "format": _MANIFEST_FORMAT,
+        "version": _MANIFEST_VERSION,
+        "snn2chip": report["snn2chip"],
+        "model": report["subject"]["model"],
+        "target": report["target"]["name"],
+        "options": report["options"],
+        "versions": report["versions"],
+        "inputs": report["inputs"],
+        "outputs": dict(_hashes(folder)),
+    }
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of an array (type, shape and content) or of a network."""
+    arrays: dict[str, Array] = {}
+    structure = encode(value, arrays)
+    found = hashlib.sha256(json.dumps(structure, sort_keys=True).encode())
+    for key, array in sorted(arrays.items()):
+        found.update(f"{key} {array.dtype.str} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def _graph(model: Any, example: Any, time_steps: int | None, run: Callable[[Any, Any], Any] | None) -> Graph:
+    if not isinstance(model, Graph):
+        return trace(model, example, time_steps=time_steps, run=run)
+    if time_steps not in (None, model.time_steps):
+        raise UsageError(f"time_steps={time_steps} contradicts the Graph, which has T = {model.time_steps}")
+    return model
+
+
+def _labels(labels: Any, samples: int) -> Array:
+    detach = getattr(labels, "detach", None)
+    array = np.asarray(detach().cpu().numpy() if detach is not None else labels)
+    if array.shape != (samples,) or array.dtype.kind not in "iu":
+        raise S2CError(
+            f"the labels have shape {array.shape} and type {array.dtype}",
+            where="labels",
+            why=f"{samples} samples need {samples} whole numbers: the class of each",
+        )
+    return array.astype(np.int64)
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  a user's model may draw from the global generator
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        torch.manual_seed(seed)
+
+
+def _write_artefacts(program: Program, folder: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Write the network files; what they say only approximately, and what was not written and why."""
+    remarks = [
+        f"model.nir, as other NIR tools read it: {line}" for line in write_program(program, folder / "model.nir")
+    ]
+    not_done = []
+    for what, write in (
+        ("model.net", lambda: write_net(program, folder / "model.net")),
+        ("lava/", lambda: write_project(program, folder / "lava")),
+    ):
+        try:
+            write()
+        except S2CError as error:
+            not_done.append({"what": what, "why": error.why or error.what, "fix": error.fix})
+    return remarks, not_done
+
+
+def _reread(program: Program, path: Path) -> dict[str, Any]:
+    equal = load(path) == program
+    detail = "every integer and every choice read back" if equal else "the file does not read back as it was written"
+    return {"against": "model.nir", "ran": True, "equal": equal, "detail": detail}
+
+
+def _verified(program: Program, x: Array, oracle: str) -> dict[str, Any]:
+    """What the oracle found, or why it could not run; a program that it cannot run is no failure of the program."""
+    try:
+        return verify(program, x, against=oracle).as_dict()
+    except UsageError:
+        raise
+    except S2CError as error:
+        why = " ".join(part for part in (error.what, error.why and f"({error.why})") if part)
+        return {"against": oracle, "ran": False, "equal": None, "detail": why, "fix": error.fix}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "snn2chip": snn2chip.__version__}
+    for name in _VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _hashes(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Path → size and SHA-256 of every file below ``folder`` but the manifest, in order."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            content = path.read_bytes()
+            yield (
+                path.relative_to(folder).as_posix(),
+                {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)},
+            )

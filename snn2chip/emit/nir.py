@@ -179,14 +179,12 @@ def _conv(view: _View, node: Node, inputs: list[Shape], shape: Shape) -> dict[st
     layer = node.layer
     assert isinstance(layer, L.Conv)
     bias = _bias(view, node, layer.bias)
-    if len(set(layer.kernel)) > 1:
-        view.note(node, "nir 1.0.8 infers a wrong shape for kernels that are not square: read with type_check=False")
+    if len(set(layer.kernel)) > 1 or layer.groups > 1:
+        view.note(node, "nir 1.0.8 infers a wrong shape (kernel not square, or groups): read with type_check=False")
     one = layer.axes == 1
     sizes = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
     fields: dict[str, Any] = {name: value[0] if one else np.array(value) for name, value in sizes.items()}
-    # With input_shape given, nir 1.0.8 takes the channels of one group for all of them; without, it infers them.
-    if layer.groups == 1 and len(set(layer.kernel)) == 1:
-        fields["input_shape"] = inputs[0][1] if one else np.array(inputs[0][1:])
+    fields["input_shape"] = inputs[0][1] if one else np.array(inputs[0][1:])
     return fields | {
         "type": layer.kind,
         "weight": layer.weight * view.weight_scale(node),

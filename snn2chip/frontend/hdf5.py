@@ -46,7 +46,10 @@ def opened(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     try:
         with h5py.File(place, "r") as file:
             yield file
-    except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
+    except S2CError:
+        raise
+    except Exception as error:
+        # On damaged files h5py raises whatever its C library or numpy stumble over.
         raise S2CError("the file cannot be read", where=str(path), why=str(error), fix=DAMAGED) from None
 
 

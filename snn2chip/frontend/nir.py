@@ -89,11 +89,11 @@ def load_graph(
     with located(path):
         nodes, edges = inlined(tree)
         for name, fields in nodes.items():
-            if fields["type"] not in (*_READERS, "Input", "Output"):
+            if fields["type"] not in _KNOWN:
                 raise S2CError(
                     f"the file holds a node of type {fields['type']!r}",
                     where=name,
-                    why=f"known are {', '.join(sorted([*_READERS, 'Input', 'Output', 'NIRGraph']))}",
+                    why=f"known are {', '.join(sorted([*_KNOWN, 'NIRGraph']))}",
                     fix="replace it in the exporting tool, or pick an earlier node with output=",
                 )
         last = _output(nodes, edges, output)
@@ -556,3 +556,5 @@ _READERS: dict[str, Callable[[_Fields, Shape | None, _Choices], L.Layer]] = {
     "Threshold": _threshold,
     **dict.fromkeys(("I", "LI", "IF", "LIF", "CubaLI", "CubaLIF"), _neuron),
 }
+
+_KNOWN = ("Input", "Output", "Flatten", "Delay", *_READERS)

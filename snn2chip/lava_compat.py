@@ -12,6 +12,8 @@ This file imports nothing of snn2chip, so that an emitted Lava project carries a
    so every ``.reshape()`` and ``.flatten()`` of a port dies at run time.
 3. ``lava/lib/dl/netx/hdf5.py`` takes ``int()`` of arrays of shape (1,), a TypeError since numpy 2.4,
    and imports all of slayer (torch, torchvision, OpenCV) for one formula.
+4. ``lava/magma/runtime/message_infrastructure/multiprocessing.py`` sets the start method "fork" when imported and fails
+   where anything has used multiprocessing before (a progress bar is enough), even with "fork" itself.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
+import multiprocessing
 import sys
 import types
 from collections.abc import Callable
@@ -28,6 +31,7 @@ from typing import Any
 import numpy as np
 
 _VAR_MODEL = "lava.magma.compiler.var_model"
+_TRANSPORT = "lava.magma.runtime.message_infrastructure.multiprocessing"
 _NETX = "lava.lib.dl.netx"
 _SLAYER_STANDINS = ("lava.lib.dl.slayer", "lava.lib.dl.slayer.neuron", "lava.lib.dl.slayer.neuron.rf")
 _RESHAPE_HAS_SHAPE = tuple(int(part) for part in np.__version__.split(".")[:2]) >= (2, 1)
@@ -39,6 +43,9 @@ def prepare() -> None:
     Raises:
         ImportError: lava-nc is not installed.
     """
+    if _TRANSPORT not in sys.modules and multiprocessing.get_start_method(allow_none=True) == "fork":
+        # Forget that the method was chosen, so that Lava may choose the same.
+        multiprocessing.set_start_method(None, force=True)
     _import_var_model()
     if _RESHAPE_HAS_SHAPE:
         ports: Any = importlib.import_module("lava.magma.core.process.ports.ports")

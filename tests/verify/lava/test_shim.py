@@ -42,6 +42,19 @@ def test_prepare_twice_leaves_the_standard_library_and_torch_alone() -> None:
 
 
 @needs_lava
+def test_lava_imports_after_multiprocessing_was_used() -> None:
+    _python(
+        """
+        import multiprocessing
+        multiprocessing.set_start_method("fork")
+        from snn2chip.verify.lava import shim
+        shim.prepare()
+        import lava.magma.runtime.message_infrastructure.multiprocessing
+        """
+    )
+
+
+@needs_lava
 def test_reshaped_ports_transform_data_in_both_directions() -> None:
     shim.prepare()
     from lava.magma.core.process.ports.ports import ReshapePort

@@ -454,9 +454,9 @@ def _suits(shape: Shape, consumers: list[_Fields]) -> bool:
     for node in consumers:
         if node.fields["type"] in ("Linear", "Affine"):
             takes.append(shape == node.array("weight").shape[1:])
-        elif node.has("v_threshold") or node.has("r"):
-            sizes = node.array("v_threshold" if node.has("v_threshold") else "r")
-            takes.append(sizes.size == 1 or sizes.shape == shape)
+        elif sized := next((name for name in ("r", "threshold", "scale") if node.has(name)), None):
+            values = node.array(sized)
+            takes.append(values.size == 1 or values.shape == shape)
         elif node.has("shape"):
             takes.append(_shape(node, "shape") == shape)
     return bool(takes) and all(takes)

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from snn2chip.errors import S2CError
-from snn2chip.ir.layers import Array, Input, Layer, Neuron, Output, Readout, Shape
+from snn2chip.ir.layers import Add, Array, Input, Layer, Neuron, Output, Readout, Shape
 from snn2chip.ir.structure import Struct
 
 Placement = Literal["chip", "host"]
@@ -128,16 +128,17 @@ class Network(Struct):
         while pending:
             ready = [n for n in pending.values() if all(e.source in shapes for e in n.inputs)]
             if not ready:
-                # Only cycles are left: neurons keep the shape of whatever feeds them from outside the cycle.
+                # Only cycles are left: sums keep the shape of whatever feeds them from outside the cycle.
                 ready = [
                     n
                     for n in pending.values()
-                    if isinstance(n.layer, Neuron) and any(e.source in shapes for e in n.inputs)
+                    if isinstance(n.layer, (Neuron, Add)) and any(e.source in shapes for e in n.inputs)
                 ][:1]
             if not ready:
                 raise S2CError("the shapes of a cycle cannot be worked out", where=", ".join(pending))
             for node in ready:
-                known = [shapes[e.source] for e in node.inputs if e.source in shapes]
+                first = next((shapes[e.source] for e in node.inputs if e.source in shapes), ())
+                known = [shapes.get(e.source, first) for e in node.inputs]
                 shapes[node.name] = _shape_of(node, known)
                 del pending[node.name]
         for node in self:

@@ -29,7 +29,9 @@ def build(seed: int, native: bool = False) -> Program:
     nodes: list[Node] = []
     formats: dict[str, Format] = {"input": Format(1, False, 1.0, overflow="error")}
     conv = bool(rng.integers(2))
-    shape: tuple[int, ...] = (2, int(rng.integers(4, 8)), int(rng.integers(4, 8))) if conv else (int(rng.integers(2, 6)),)
+    shape: tuple[int, ...] = (
+        (2, int(rng.integers(4, 8)), int(rng.integers(4, 8))) if conv else (int(rng.integers(2, 6)),)
+    )
     nodes.append(Node("input", L.Input(shape)))
     last = "input"
     for i in range(int(rng.integers(1, 4))):
@@ -73,7 +75,9 @@ def build(seed: int, native: bool = False) -> Program:
     nodes.append(Node("out", L.Output(), (Edge("readout"),)))
     steps = None if rng.integers(4) == 0 else int(rng.integers(1, 20))
     record = PassRecord("merge_pool", ("pool",), True, float(rng.random()), 10, 0, 0)
-    measured = LayerQuantization("pop0", 0.1, {"syn0": {"e": 1.0}}, 3, 0.0, float("nan"), 0.0, 0.0, {}, {}, {}, True, ("x",))
+    measured = LayerQuantization(
+        "pop0", 0.1, {"syn0": {"e": 1.0}}, 3, 0.0, float("nan"), 0.0, 0.0, {}, {}, {}, True, ("x",)
+    )
     return Program(
         in_order(nodes),
         steps,
@@ -96,14 +100,18 @@ def _neuron(rng: np.random.Generator, shape: tuple[int, ...], native: bool) -> I
             sizes.append((shape[0], 1, 1))
         return rng.integers(low, high, sizes[rng.integers(len(sizes))])
 
-    plain = {} if native else {
-        "bias_exp": int(rng.integers(0, 8)),
-        "bias_u": parameter(-500, 500) if rng.integers(2) else None,
-        "fire": str(rng.choice([">", ">="])),
-        "reset": str(rng.choice(["hard", "soft", "none"])),
-        "reset_timing": str(rng.choice(["same", "gate", "next"])),
-        "v_start": parameter(-500, 500) if rng.integers(2) else None,
-    }
+    plain = (
+        {}
+        if native
+        else {
+            "bias_exp": int(rng.integers(0, 8)),
+            "bias_u": parameter(-500, 500) if rng.integers(2) else None,
+            "fire": str(rng.choice([">", ">="])),
+            "reset": str(rng.choice(["hard", "soft", "none"])),
+            "reset_timing": str(rng.choice(["same", "gate", "next"])),
+            "v_start": parameter(-500, 500) if rng.integers(2) else None,
+        }
+    )
     return IntegerLIF(
         None if not native and rng.integers(5) == 0 else parameter(1, 500),
         parameter(0, 4097),

@@ -40,7 +40,7 @@ from snn2chip.neurons.base import (
     values,
 )
 
-DecayForm = Literal["factor", "tau", "tau_undriven", "subtract"]
+DecayForm = Literal["factor", "tau", "tau_sum", "tau_undriven", "rate", "subtract"]
 
 # form → (the framework's own expression, so that float results agree to the last bit; its decay factor; its input gain)
 _FORMS: dict[
@@ -49,7 +49,9 @@ _FORMS: dict[
     "factor": (lambda v, x, d, rest: d * v + x, lambda d: d, np.ones_like),
     "tau": (lambda v, x, d, rest: v + (x - (v - rest)) / d, lambda d: 1 - 1 / d, lambda d: 1 / d),
     "tau_undriven": (lambda v, x, d, rest: v - (v - rest) / d + x, lambda d: 1 - 1 / d, np.ones_like),
-    "subtract": (lambda v, x, d, rest: v - d * v + x, lambda d: 1 - d, np.ones_like),
+    "tau_sum": (lambda v, x, d, rest: v + (rest - v + x) / d, lambda d: 1 - 1 / d, lambda d: 1 / d),
+    "rate": (lambda v, x, d, rest: v + (x - (v - rest)) * d, lambda d: 1 - d, lambda d: d),
+    "subtract": (lambda v, x, d, rest: v - d * (v - rest) + x, lambda d: 1 - d, np.ones_like),
 }
 
 
@@ -64,10 +66,11 @@ class LIF(FloatNeuron):
     Args:
         v_threshold: θ. ``np.inf`` makes a leaky integrator: it never fires and its output is the membrane.
         decay: value of the membrane decay in the chosen form: β ("factor", h = βv + x), τ ("tau", h = v + (x − (v −
-            v_rest))/τ; "tau_undriven", h = v − (v − v_rest)/τ + x), λ ("subtract", h = v − λv + x). IF: "factor", 1.
+            v_rest))/τ; "tau_sum", h = v + (v_rest − v + x)/τ; "tau_undriven", h = v − (v − v_rest)/τ + x), λ ("rate",
+            h = v + (x − (v − v_rest))λ; "subtract", h = v − λ(v − v_rest) + x). IF: "factor", 1.
         decay_form: which of them.
-        v_rest: what the membrane leaks to; "factor" and "subtract" leak to zero, add a bias for anything else.
-        gain: factor on the input of the membrane, beside the one "tau" implies.
+        v_rest: what the membrane leaks to; "factor" leaks to zero, add a bias for anything else.
+        gain: factor on the input of the membrane, beside the one "tau" and "rate" imply.
         current_decay: α of the synaptic current, or None for a neuron without one.
         fire, reset, reset_timing: see the module's text.
         v_reset: where a hard reset goes.

@@ -23,6 +23,7 @@ from snn2chip.quantize.search import (
     HEADROOM,
     Branch,
     HostLayer,
+    NoScaleError,
     Problem,
     Quantized,
     judged,
@@ -36,6 +37,8 @@ from snn2chip.simulate.ops import NumpyOps, apply
 
 Encoder = Literal["host", "chip"]
 
+# Widest graded spikes that analog input is coded in on the chip.
+INPUT_BITS = 8
 # Width of integers on the host, where a multiplier is there anyway.
 HOST_BITS = 16
 # Calibration samples that are run at most; more refine nothing that 8-bit weights can show.
@@ -83,13 +86,30 @@ def quantize(
     check_form(graph)
     data = data[: affordable_samples(graph)]
     reference = simulate(graph, data, record=("spikes", "v", "a", "out"))
-    builder = _Builder(graph, chip, weight_bits, encoder, frozenset(approximate), data, reference)
+    options = (graph, chip, weight_bits, encoder, frozenset(approximate), data, reference)
+    builder, first = _with_input_that_fits(options)
     shortlists: dict[str, list[Quantized]] = {}
     for group in builder.groups:
-        shortlists[group.population.name] = builder.shortlist(group)
+        name = group.population.name
+        shortlists[name] = first[name] if name in first else builder.shortlist(group)
         if progress is not None:
-            progress(group.population.name)
+            progress(name)
     return builder.assembled(_refined(builder, shortlists, reference.outputs), records)
+
+
+def _with_input_that_fits(options: tuple[Any, ...]) -> tuple[_Builder, dict[str, list[Quantized]]]:
+    """A builder whose input is coded as finely as the sums of the layers that read it allow, and their scales.
+
+    Graded input times 8-bit weights can exceed the current's register; fewer input bits then cost less than a wrap.
+    """
+    for bits in range(INPUT_BITS, 0, -1):
+        builder = _Builder(*options, bits)
+        try:
+            return builder, {g.population.name: builder.shortlist(g) for g in builder.groups if builder.reads_input(g)}
+        except NoScaleError:
+            if builder.input_format.bits < bits or bits == 1:
+                raise
+    raise AssertionError("the loop returns or raises")
 
 
 def affordable_samples(graph: Graph) -> int:
@@ -133,7 +153,9 @@ class _Builder:
         approximate: frozenset[str],
         data: Array,
         reference: Result,
+        input_bits: int,
     ) -> None:
+        self.input_bits = input_bits
         self.graph, self.target, self.bits, self.encoder = graph, target, bits, encoder
         # Fixed by the data where the source left it open.
         self.steps = cast(int, graph.time_steps)
@@ -159,10 +181,10 @@ class _Builder:
         if is_binary(data) and not fed_by_host:
             return Format(1, False, 1.0, overflow="error")
         low, high = float(data.min()), float(data.max())
-        if whole and low >= 0 and high < 256 and (fed_by_host or self.target.limits.input_bits >= 8):
+        room = HOST_BITS if fed_by_host else min(self.input_bits, self.target.limits.input_bits)
+        if whole and low >= 0 and high < 256 and room >= 8:
             return Format(8, False, 1.0, overflow="error" if self.graph.coding == "steps" else "saturate")
-        bits = HOST_BITS if fed_by_host else min(8, self.target.limits.input_bits)
-        if bits == 1:
+        if room == 1 and self.target.limits.input_bits == 1:
             raise S2CError(
                 f"{self.target.title} takes binary spikes, and the data is not binary",
                 where=self.graph.input.where(),
@@ -170,9 +192,10 @@ class _Builder:
                 fix="encode the input as spikes, or use a target with graded spikes (loihi2)",
             )
         signed = low < 0
-        top = (1 << (bits - 1)) - 1 if signed else (1 << bits) - 1
+        room = max(room, 1 + signed)
+        top = (1 << (room - 1)) - 1 if signed else (1 << room) - 1
         largest = max(abs(low), abs(high)) or 1.0
-        return Format(bits, signed, largest / top, overflow="saturate", rounding="nearest")
+        return Format(room, signed, largest / top, overflow="saturate", rounding="nearest")
 
     def _value_of(self, node: Node) -> None:
         """Note what one unit of the node's output is worth in the float network, where that is known beforehand."""
@@ -192,6 +215,14 @@ class _Builder:
                 )
             self.worth[node.name] = units.pop() or 1.0
 
+    def reads_input(self, group: Group) -> bool:
+        """Whether a synapse of the group carries the input, moved at most, and runs on the chip."""
+        names = {self.graph.input.name}
+        for node in self.graph:
+            if isinstance(node.layer, TRANSPARENT) and any(e.source in names for e in node.inputs):
+                names.add(node.name)
+        return any(e.source in names for s in group.synapses if s.name not in self.on_host for e in s.inputs)
+
     def shortlist(self, group: Group) -> list[Quantized]:
         """The best ways found to quantize one population and its synapses, best first."""
         model = group.population.layer.model  # type: ignore[attr-defined]
@@ -208,7 +239,7 @@ class _Builder:
         try:
             return [self._host_fed(problem)] if hosted else search(problem)
         except S2CError as error:
-            raise S2CError(error.what, where=group.population.where(), why=error.why, fix=error.fix) from None
+            raise type(error)(error.what, where=group.population.where(), why=error.why, fix=error.fix) from None
 
     def _problem(self, group: Group, model: LIF) -> Problem:
         name = group.population.name

@@ -45,6 +45,10 @@ Synapse = Callable[[Array], Array]
 _OPS = NumpyOps()
 
 
+class NoScaleError(S2CError):
+    """No scale brings all numbers of a population into the chip's registers."""
+
+
 @dataclass(frozen=True)
 class Branch:
     """One synapse of a population as the search sees it.
@@ -115,7 +119,7 @@ def search(problem: Problem) -> list[Quantized]:
     """The best scales found for the population, best first: over exponents, then clips, then corrected biases.
 
     Raises:
-        S2CError: no scale brings threshold, bias and sums into the chip's registers together.
+        NoScaleError: no scale brings threshold, bias and sums into the chip's registers together.
     """
     found: dict[tuple[int, tuple[float, ...]], Quantized] = {}
 
@@ -128,7 +132,7 @@ def search(problem: Problem) -> list[Quantized]:
     for exponent in range(problem.target.weights.exponent_max + 1):
         tried(exponent, dict.fromkeys(names, 1.0))
     if not found:
-        raise S2CError(
+        raise NoScaleError(
             "threshold, bias and weights do not fit the chip's registers together",
             why=f"threshold up to {_largest(problem.model.v_threshold):.4g}, weights up to "
             f"{max(_largest(b.layer.weight) for b in problem.branches):.4g}: no scale brings them all into range",

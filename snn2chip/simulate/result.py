@@ -100,8 +100,10 @@ class Result:
 
 
 def population_of(network: Network, name: str) -> str | None:
-    """The one population a layer's output ends up in before any other, or None."""
+    """The one population a layer's output ends up in before any other; None for the input, or where there are several."""
     node = network[name]
+    if not node.inputs:
+        return None
     while not isinstance(node.layer, Neuron):
         readers = network.consumers(node.name)
         if len(readers) != 1:

@@ -9,8 +9,8 @@ Float, one step (names as in SpikingJelly, snnTorch and NIR):
 
 ``reset_timing``: "same" resets in the step of the spike (SpikingJelly, S000 Eq. 5); "gate" resets the stored membrane
 at the start of the next step, before decay and input (STBP code, S002 and S003's LIF, snnTorch Leaky "zero"); "next"
-resets the next step's sum, decay and input included (snnTorch "subtract", RSynaptic "zero"). The papers are numbered as in
-the project's reference.
+resets the next step's sum, decay and input included (snnTorch "subtract", RSynaptic "zero"). S000 to S004 are the
+papers of the project's reference list.
 
 Integer, one step (Lava ``proc/lif/models.py``, PyLifModelBitAcc, extended by the choices above): see
 :func:`integer_step`.

@@ -177,6 +177,7 @@ def unpooled(rows: Array, pool: Pool, shape: Shape) -> Array:
     """Weights on the pooled map [out, *pooled] as weights on the map itself [out, *shape] (the pooling's adjoint)."""
     pooled = rows.shape[2:]
     spread = np.zeros((rows.shape[0], *shape))
+    everything = [np.arange(n) for n in rows.shape[:2]]
     shares = rows / pool.divisors(shape) if isinstance(pool, AvgPool) else rows
     for offset in itertools.product(*map(range, pool.kernel)):
         index, valid = [], []
@@ -186,7 +187,7 @@ def unpooled(rows: Array, pool: Pool, shape: Shape) -> Array:
             index.append(at[keep])
             valid.append(np.flatnonzero(keep))
         # One offset of the window reaches every position at most once, so plain addition is safe.
-        spread[(slice(None), slice(None), *np.ix_(*index))] += shares[(slice(None), slice(None), *np.ix_(*valid))]
+        spread[np.ix_(*everything, *index)] += shares[np.ix_(*everything, *valid)]
     return spread
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -86,8 +87,8 @@ def quantize(
     check_form(graph)
     data = data[: affordable_samples(graph)]
     reference = simulate(graph, data, record=("spikes", "v", "a", "out"))
-    options = (graph, chip, weight_bits, encoder, frozenset(approximate), data, reference)
-    builder, first = _with_input_that_fits(options)
+    make = partial(_Builder, graph, chip, weight_bits, encoder, frozenset(approximate), data, reference)
+    builder, first = _with_input_that_fits(make)
     shortlists: dict[str, list[Quantized]] = {}
     for group in builder.groups:
         name = group.population.name
@@ -97,13 +98,13 @@ def quantize(
     return builder.assembled(_refined(builder, shortlists, reference.outputs), records)
 
 
-def _with_input_that_fits(options: tuple[Any, ...]) -> tuple[_Builder, dict[str, list[Quantized]]]:
+def _with_input_that_fits(make: Callable[[int], _Builder]) -> tuple[_Builder, dict[str, list[Quantized]]]:
     """A builder whose input is coded as finely as the sums of the layers that read it allow, and their scales.
 
     Graded input times 8-bit weights can exceed the current's register; fewer input bits then cost less than a wrap.
     """
     for bits in range(INPUT_BITS, 0, -1):
-        builder = _Builder(*options, bits)
+        builder = make(bits)
         try:
             return builder, {g.population.name: builder.shortlist(g) for g in builder.groups if builder.reads_input(g)}
         except NoScaleError:

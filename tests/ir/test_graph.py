@@ -94,7 +94,7 @@ def test_neurons_refuse_parameters_that_fit_no_population() -> None:
     with pytest.raises(S2CError, match=r"v_threshold has shape \(4,\), which does not fit \(3,\)"):
         wrong.verify()
     wrong = replaced(small(), dataclasses.replace(small()["lif2"], layer=population(LIF(1.0, 1.5))))
-    with pytest.raises(S2CError, match="decay is 1.5"):
+    with pytest.raises(S2CError, match=r"decay is 1\.5"):
         wrong.verify()
 
 

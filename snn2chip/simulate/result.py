@@ -100,7 +100,7 @@ class Result:
 
 
 def population_of(network: Network, name: str) -> str | None:
-    """The one population a layer's output ends up in before any other; None for the input, or where there are several."""
+    """The one population a layer's output ends up in; None for the input, or where there are several."""
     node = network[name]
     if not node.inputs:
         return None

@@ -187,9 +187,23 @@ class Network(Struct):
         return self
 
     def __str__(self) -> str:
-        from snn2chip.ir.printer import to_text
-
-        return to_text(self)
+        """One line a node: name, layer, shape, what it reads and where it runs, aligned."""
+        shapes = self.shapes()
+        rows = [
+            (
+                node.name,
+                node.layer.kind,
+                "×".join(map(str, shapes[node.name])),
+                node.layer.describe(),
+                ("← " + ", ".join(map(str, node.inputs))) if node.inputs else "",
+                "host" if node.placement == "host" else "",
+            )
+            for node in self
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        head = f"{type(self).__name__} T={self.time_steps or 'any'} input={self.coding}"
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        return "\n".join([head, *(line.rstrip() for line in lines)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -418,13 +418,13 @@ def _delays(layer: _Fields, shape: tuple[int, ...]) -> Array:
         )
     if delay.ndim == 1 and delay.size == shape[0]:
         delay = delay[:, None]
-    if delay.ndim > 2 or np.broadcast_shapes(delay.shape, shape) != shape:
+    if delay.size != 1 and delay.shape not in ((shape[0], 1), shape[1:], shape):
         raise S2CError(
             f"delay has shape {delay.shape}",
             where=layer.where,
             why=f"it takes one, {shape[0]}, {shape[1]} or {shape} numbers",
         )
-    return np.broadcast_to(delay, shape).copy()
+    return np.broadcast_to(delay.ravel() if delay.size == 1 else delay, shape).copy()
 
 
 def _check_dense_range(layer: _Fields, weight: Array) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -244,13 +243,6 @@ def test_refused_with_place_and_reason(layers: tuple[dict[str, Any], ...], says:
         read_net(write(tmp_path / "bad.net", *layers))
     assert says in str(caught.value)
     assert "bad.net" in caught.value.where
-
-
-def _without(name: str) -> Callable[[Any], None]:
-    def change(file: Any) -> None:
-        del file[name]
-
-    return change
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import platform
 import random
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,9 @@ _MANIFEST_FORMAT, _MANIFEST_VERSION = "snn2chip-manifest", 1
 
 # Distributions whose version can change a number or a byte of what is written.
 _VERSIONED = ("numpy", "h5py", "nir", "torch", "snntorch", "spikingjelly", "lava-nc", "lava-dl")
+
+# Samples that are traced where no example is given.
+_EXAMPLE_SAMPLES = 4
 
 Progress = Callable[[str, int, "int | None"], None]
 
@@ -117,6 +121,7 @@ def compile(  # noqa: A001  the name is the public one
     data: Any = None,
     labels: Any = None,
     run: Callable[[Any, Any], Any] | None = None,
+    trace_options: Mapping[str, Any] | None = None,
     weight_bits: int = 8,
     encoder: Literal["host", "chip"] = "host",
     passes: str = DEFAULT_PIPELINE,
@@ -140,7 +145,7 @@ def compile(  # noqa: A001  the name is the public one
         calibration: samples [N, T, ...] (or [N, ...] with direct coding) that choose scales.
         out: folder to create; an earlier output of this function is replaced.
         data, labels: samples and their classes [N] to measure on; left out, the calibration samples without accuracy.
-        run: how a sample is run where it is not one ``model(x)``; see :func:`trace`.
+        run, trace_options: how a sample is run where it is not one ``model(x)``, and what else :func:`trace` takes.
         weight_bits, encoder, passes, approximate: see :func:`quantize`.
         against: oracles of :func:`verify` to run; one that is not installed is reported as not run.
         verify_samples: samples each oracle runs.
@@ -160,39 +165,42 @@ def compile(  # noqa: A001  the name is the public one
     if labels is not None and data is None:
         raise UsageError("there are labels but no data", fix="give the samples the labels belong to")
     chip = load_target(target)
-    _seed_everything(seed)
-    tell("trace", 0, None)
-    graph = _graph(model, calibration[:1] if example is None else example, time_steps, run)
-    calibrating = as_samples(graph, calibration)
-    tested = calibrating if data is None else as_samples(graph, data)
-    truth = None if labels is None else _labels(labels, len(tested))
-
-    oracles, done = tuple(against), list[str]()
-
-    def quantized(population: str) -> None:
-        done.append(population)
-        tell("quantize", len(done), len(graph.neurons))
-
-    tell("quantize", 0, len(graph.neurons))
-    program = quantize(
-        graph,
-        chip,
-        calibrating,
-        weight_bits=weight_bits,
-        encoder=encoder,
-        passes=passes,
-        approximate=approximate,
-        progress=quantized,
-    )
-    require(program)
-    read = {
-        **(inputs or {}),
-        "graph": digest(graph),
-        "calibration": digest(calibrating),
-        "data": digest(tested),
-        **({} if truth is None else {"labels": digest(truth)}),
-    }
+    oracles = tuple(against)
+    # Entered first: a folder that cannot be written is found out before the work is done.
     with atomic_dir(out, marker=MANIFEST) as folder:
+        seed_everything(seed)
+        tell("trace", 0, None)
+        batch = calibration[:_EXAMPLE_SAMPLES] if example is None else example
+        graph, chosen = _graph(model, batch, {"time_steps": time_steps, "run": run, **(trace_options or {})})
+        calibrating = as_samples(graph, calibration)
+        tested = calibrating if data is None else as_samples(graph, data)
+        truth = None if labels is None else _labels(labels, len(tested))
+
+        done: list[str] = []
+
+        def quantized(population: str) -> None:
+            done.append(population)
+            tell("quantize", len(done), len(graph.neurons))
+
+        tell("quantize", 0, len(graph.neurons))
+        program = quantize(
+            graph,
+            chip,
+            calibrating,
+            weight_bits=weight_bits,
+            encoder=encoder,
+            passes=passes,
+            approximate=approximate,
+            progress=quantized,
+        )
+        require(program)
+        read = {
+            **(inputs or {}),
+            "graph": digest(graph),
+            "calibration": digest(calibrating),
+            "data": digest(tested),
+            **({} if truth is None else {"labels": digest(truth)}),
+        }
         tell("write", 0, None)
         remarks, not_done = _write_artefacts(program, folder)
         measured = measure(graph, program, tested, truth, lambda n: tell("measure", n, len(tested)))
@@ -200,7 +208,7 @@ def compile(  # noqa: A001  the name is the public one
         for oracle in oracles:
             tell(f"verify against {oracle}", 0, None)
             checked.append(_verified(program, tested[:verify_samples], oracle))
-        subject = {"model": name or type(model).__name__, "notes": remarks}
+        subject = {"model": name or type(model).__name__, "notes": [*chosen, *remarks]}
         report = collect(
             program,
             subject=subject,
@@ -273,12 +281,23 @@ def digest(value: Any) -> str:
     return found.hexdigest()
 
 
-def _graph(model: Any, example: Any, time_steps: int | None, run: Callable[[Any, Any], Any] | None) -> Graph:
-    if not isinstance(model, Graph):
-        return trace(model, example, time_steps=time_steps, run=run)
-    if time_steps not in (None, model.time_steps):
-        raise UsageError(f"time_steps={time_steps} contradicts the Graph, which has T = {model.time_steps}")
-    return model
+def _graph(model: Any, example: Any, options: Mapping[str, Any]) -> tuple[Graph, list[str]]:
+    """The Graph of a model, and what the tracer chose and told (as warnings) on the way."""
+    if isinstance(model, Graph):
+        if options["time_steps"] not in (None, model.time_steps):
+            contradiction = (
+                f"time_steps={options['time_steps']} contradicts the Graph, which has T = {model.time_steps}"
+            )
+            raise UsageError(contradiction)
+        return model, []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        graph = trace(model, example, **options)
+    told = [str(warning.message) for warning in caught if warning.filename == __file__]
+    for warning in caught:
+        if warning.filename != __file__:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return graph, told
 
 
 def _labels(labels: Any, samples: int) -> Array:
@@ -293,7 +312,8 @@ def _labels(labels: Any, samples: int) -> Array:
     return array.astype(np.int64)
 
 
-def _seed_everything(seed: int) -> None:
+def seed_everything(seed: int) -> None:
+    """Seed every generator a model may draw from."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  a user's model may draw from the global generator
     if importlib.util.find_spec("torch") is not None:

@@ -1,0 +1,94 @@
+"""``snn2chip inspect``: a network as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from snn2chip.cli.output import json_option, print_json, print_table
+from snn2chip.cli.programs import load_program
+from snn2chip.errors import UsageError
+from snn2chip.ir.graph import Network
+from snn2chip.ir.program import Program
+from snn2chip.report.units import bits, count
+
+
+@click.command("inspect")
+@click.argument("network")
+@click.option("--dt", type=float, help="Seconds per time step, for a .nir graph of another tool.")
+@click.option(
+    "--reset",
+    type=click.Choice(["zero", "v_reset", "subtract", "none"]),
+    help="What a spike does to the membrane, for a .nir graph of another tool.",
+)
+@click.option("--cores", is_flag=True, help="Cores and memory per layer, and the target's limits that are broken.")
+@json_option
+def command(network: str, dt: float | None, reset: str | None, cores: bool, as_json: bool) -> None:
+    """Print NETWORK: a .nir program or graph, a .net file, or the folder of a compile."""
+    found = _load(network, dt, reset)
+    if cores and not isinstance(found, Program):
+        raise UsageError("--cores is for programs", why=f"{network} is a float graph", fix="compile it first")
+    if as_json:
+        print_json(_as_json(found, cores))
+        return
+    click.echo(str(found))
+    if isinstance(found, Program):
+        click.echo(f"\nfor {found.target.title}; made from {found.origin or 'an unnamed network'}")
+        for note in found.notes:
+            click.echo(f"note: {note}")
+    if cores:
+        _print_cores(found)  # type: ignore[arg-type]
+
+
+def _load(path: str, dt: float | None, reset: str | None) -> Network:
+    if dt is None and reset is None:
+        return load_program(path)
+    from snn2chip.frontend.nir import load_graph
+
+    return load_graph(path, dt=dt, reset=reset)  # type: ignore[arg-type]
+
+
+def _as_json(network: Network, cores: bool) -> dict[str, Any]:
+    import dataclasses
+
+    from snn2chip.mapping import check, estimate
+
+    shapes = network.shapes()
+    entry: dict[str, Any] = {
+        "kind": type(network).__name__,
+        "time_steps": network.time_steps,
+        "coding": network.coding,
+        "layers": [
+            {
+                "name": node.name,
+                "kind": node.layer.kind,
+                "shape": list(shapes[node.name]),
+                "detail": node.layer.describe(),
+                "inputs": [str(edge) for edge in node.inputs],
+                "placement": node.placement,
+            }
+            for node in network
+        ],
+    }
+    if isinstance(network, Program):
+        entry |= {"target": network.target.name, "options": dict(network.options), "notes": list(network.notes)}
+        if cores:
+            entry["mapping"] = dataclasses.asdict(estimate(network))
+            entry["violations"] = [vars(violation) for violation in check(network)]
+    return entry
+
+
+def _print_cores(program: Program) -> None:
+    from snn2chip.mapping import check, estimate
+
+    placed = estimate(program)
+    rows = [
+        (row.name, count(row.neurons), count(row.synapses), bits(row.memory_bits), count(row.cores), row.limit)
+        for row in placed.layers
+    ]
+    click.echo()
+    print_table(("population", "neurons", "synapses", "memory", "cores", "limited by"), rows, numeric=range(1, 5))
+    click.echo(f"\n{placed.cores} cores on {placed.chips} of {placed.cores_per_chip}-core chips. {placed.basis}")
+    for violation in check(program):
+        click.echo(f"broken limit: {violation}")

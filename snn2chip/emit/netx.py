@@ -116,7 +116,7 @@ class _Chain:
             if handled is None:
                 continue
             if not isinstance(node.layer, L.Input):
-                sources = [e.source for e in node.inputs if not e.recurrent]
+                sources = [e.source for e in node.inputs if not self._is_synapse(e.source, recurrent=True)]
                 if sources != [expected]:
                     self._against(
                         node,

@@ -342,7 +342,7 @@ def _write_artefacts(program: Program, folder: Path) -> tuple[list[str], list[di
 def _reread(program: Program, path: Path) -> dict[str, Any]:
     equal = load(path) == program
     detail = "every integer and every choice read back" if equal else "the file does not read back as it was written"
-    return {"against": "model.nir", "ran": True, "equal": equal, "detail": detail}
+    return {"against": "model.nir read back", "ran": True, "equal": equal, "detail": detail}
 
 
 def _verified(program: Program, x: Array, oracle: str) -> dict[str, Any]:

@@ -316,7 +316,10 @@ def _raster(report: Json) -> list[Block]:
     raster = report["raster"]
     if not raster.get("layers"):
         return []
-    trains = [(r["name"], [tuple(s) for s in r["spikes"]], -(-r["neurons"] // r["every"])) for r in raster["layers"]]
+    trains = [
+        (r["name"], f"{count(r['neurons'])} neurons", [tuple(s) for s in r["spikes"]], -(-r["neurons"] // r["every"]))
+        for r in raster["layers"]
+    ]
     drawing = svg.raster(trains, raster["steps"], title="Spikes of the first sample in fixed point")
     thinned = ", ".join(f"every {r['every']}th neuron of {r['name']}" for r in raster["layers"] if r["every"] > 1)
     caption = f"Spikes of sample {raster['sample']} in fixed point" + (f" ({thinned})." if thinned else ".")

@@ -46,26 +46,26 @@ def pairs(
     return _svg(_TOP + height + 26, title, parts)
 
 
-def raster(trains: Sequence[tuple[str, Sequence[tuple[int, int]], int]], steps: int, *, title: str) -> str:
+def raster(trains: Sequence[tuple[str, str, Sequence[tuple[int, int]], int]], steps: int, *, title: str) -> str:
     """Spikes of several populations over time: one band a population, one dot a spike.
 
     Args:
-        trains: (name, [(step, neuron), …], neurons) per population.
+        trains: (name, remark, [(step, row), …], rows) per population.
         steps: number of time steps.
     """
     band, gap = 72, 10
-    left = _margin([name for name, _, _ in trains] + ["1000 neurons"])
+    left = _margin([name for name, _, _, _ in trains] + [remark for _, remark, _, _ in trains])
     span = WIDTH - left - 10
     parts = []
-    for i, (name, spikes, neurons) in enumerate(trains):
+    for i, (name, remark, spikes, rows) in enumerate(trains):
         y = i * (band + gap)
         parts.append(f'<rect class="f" x="{left}" y="{y}" width="{span}" height="{band}"/>')
         parts.append(_text(left - 8, y + 14, name, anchor="end", clip=True))
-        parts.append(_text(left - 8, y + 30, f"{neurons} neurons", anchor="end", kind="q"))
-        tall = max(1.2, min(4.0, band / max(neurons, 1)))
+        parts.append(_text(left - 8, y + 30, remark, anchor="end", kind="q"))
+        tall = max(1.2, min(4.0, band / max(rows, 1)))
         wide = max(1.2, min(4.0, span / steps / 2))
         marks = [
-            f"M{left + (t + 0.5) * span / steps - wide / 2:.1f} {y + (n + 0.5) * band / neurons:.1f}h{wide:.1f}"
+            f"M{left + (t + 0.5) * span / steps - wide / 2:.1f} {y + (n + 0.5) * band / rows:.1f}h{wide:.1f}"
             for t, n in spikes
         ]
         parts.append(f'<path class="s" stroke-width="{tall:.1f}" d="{"".join(marks)}"/>')
@@ -89,12 +89,13 @@ def histogram(counts: Sequence[int], low: float, high: float, mark: float | None
     ]
     parts.append(_line(left, height, width - left, height))
     parts += [
-        _text(left, height + 14, f"{low:.3g}", kind="q"),
-        _text(width - left, height + 14, f"{high:.3g}", anchor="end", kind="q"),
+        _text(left, height + 14, f"≤ {low:.3g}".replace("-", "−"), kind="q"),
+        _text(width - left, height + 14, f"≥ {high:.3g}", anchor="end", kind="q"),
     ]
     if mark is not None and low <= mark <= high:
         x = left + (width - 2 * left) * (mark - low) / ((high - low) or 1.0)
         parts.append(f'<line class="m" x1="{x:.1f}" y1="2" x2="{x:.1f}" y2="{height}"/>')
+        parts.append(_text(x, height + 14, f"{mark:.3g}", anchor="middle", kind="q"))
     return _svg(height + 20, title, parts, width=width)
 
 

@@ -39,11 +39,11 @@ def share(value: float | None) -> str:
     """A share near 0 or 1 with as many decimals as tell it from them."""
     if value is None:
         return NONE
-    for decimals in range(2, 8):
+    for decimals in range(2, 7):
         text = f"{abs(100 * value):.{decimals}f}"
-        if (float(text) not in (0.0, 100.0)) or value in (0.0, 1.0):
+        if float(text) not in (0.0, 100.0) or value in (0.0, 1.0):
             return f"{sign(value)}{text} %"
-    return f"{sign(value)}{100 * abs(value):.1e} %"
+    return "< 0.000001 %" if abs(value) < 0.5 else "> 99.999999 %"
 
 
 def points(value: float) -> str:

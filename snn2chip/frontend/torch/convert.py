@@ -1,0 +1,450 @@
+"""A recording becomes a graph: dead code left out, T recorded steps rolled into one, the read-out found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from snn2chip.errors import S2CError, UsageError
+from snn2chip.frontend.torch.builder import Builder, as_array
+from snn2chip.frontend.torch.cells import Cell
+from snn2chip.frontend.torch.elements import CONSTANT, STATIC, Elements, Rows, Signal
+from snn2chip.frontend.torch.operations import Context, combined, only_moves, translate
+from snn2chip.frontend.torch.recorder import Call, Recording, Ref
+from snn2chip.ir.graph import Coding, Edge, Graph, Node, Source, in_order
+from snn2chip.ir.layers import Array, Input, Neuron, Output, Readout, Scale, Shape
+from snn2chip.neurons.lif import LIF
+
+How = Literal["mean", "sum", "last", "max"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the example is laid out: its time axis (None: the same data at every step) and its batch axis."""
+
+    time_axis: int | None
+    batch_axis: int
+
+    @property
+    def coding(self) -> Coding:
+        """How a graph calls it."""
+        return "direct" if self.time_axis is None else "steps"
+
+    def to_samples(self, x: Tensor) -> Tensor:
+        """The example as samples: [N, ...] or [N, T, ...]."""
+        if self.time_axis is None:
+            return x.movedim(self.batch_axis, 0)
+        return x.movedim((self.batch_axis, self.time_axis), (0, 1))
+
+    def from_samples(self, samples: Tensor) -> Tensor:
+        """The inverse of :meth:`to_samples`."""
+        if self.time_axis is None:
+            return samples.movedim(0, self.batch_axis)
+        return samples.movedim((0, 1), (self.batch_axis, self.time_axis))
+
+
+@dataclass
+class Traced:
+    """A graph and, for every node, what the model itself computed: ``observed[name, port]`` is [N, T, ...]."""
+
+    graph: Graph
+    observed: dict[tuple[str, str], Array]
+    outputs: Array
+
+
+def convert(
+    model: nn.Module,
+    recording: Recording,
+    cells: Mapping[str, Cell],
+    layout: Layout,
+    steps: int,
+    output: Ref,
+    readout: How | None,
+    dt: float | None,
+) -> Traced:
+    """The graph of a recording.
+
+    Args:
+        output: the deployed output.
+        readout: how outputs of every step are read out, where the model returns one per step.
+
+    Raises:
+        S2CError: something the deployed output depends on is no spiking network; the message says what and where.
+    """
+    x = recording.input.values[0]
+    work = _Conversion(model, recording, cells, layout, steps, x.shape[layout.batch_axis])
+    try:
+        work.run(output)
+        return work.finish(output, readout, dt)
+    except S2CError as error:
+        raise ConversionError(error, len(work.context.values)) from None
+
+
+class ConversionError(Exception):
+    """A recording that could not be converted, and how far the conversion came."""
+
+    def __init__(self, error: S2CError, reached: int) -> None:
+        super().__init__(str(error))
+        self.error, self.reached = error, reached
+
+
+class _Conversion:
+    def __init__(
+        self,
+        model: nn.Module,
+        recording: Recording,
+        cells: Mapping[str, Cell],
+        layout: Layout,
+        steps: int,
+        batch: int,
+    ) -> None:
+        self.model, self.recording, self.cells, self.layout = model, recording, cells, layout
+        self.steps, self.batch = steps, batch
+        self.elements = Elements(steps, batch)
+        computing = frozenset(c.module for c in recording.calls if c.kind == "op" and not only_moves(c))
+        self.builder = Builder(model, self.elements, computing)
+        self.context = Context(self.builder, self.elements, {})
+        self.populations: dict[str, tuple[Signal, Signal]] = {}
+
+    def run(self, output: Ref) -> None:
+        """Translate every recorded call the output depends on, in order."""
+        values = self.context.values
+        values[self.recording.input, 0] = self._input()
+        for call in _needed(self.recording, output, self.cells):
+            if call.kind == "neuron":
+                made = self._neuron(call)
+            elif call.kind == "op" and call.depends_on_data:
+                made = translate(self.context, call)
+            else:
+                continue
+            for i, value in enumerate(made):
+                values[call, i] = value
+
+    def _input(self) -> Tensor:
+        x = self.recording.input.values[0]
+        samples = self.layout.to_samples(torch.empty(x.shape, device="meta"))
+        shape = tuple(samples.shape[1:] if self.layout.time_axis is None else samples.shape[2:])
+        taken = {path for path, _ in self.model.named_modules()}
+        name = next(n for n in ("input", "data", "input_data") if n not in taken)
+        self.builder.nodes[name] = Node(name, Input(shape), (), Source("input"))
+        signal = self.elements.add(Signal(name, shape, self.layout.time_axis is not None))
+        n = torch.arange(self.batch)
+        if self.layout.time_axis is None:
+            return self.layout.from_samples(self.elements.ids(signal, torch.zeros_like(n), n)).contiguous()
+        steps = [self.elements.ids(signal, torch.full_like(n, t), n) for t in range(self.steps)]
+        return self.layout.from_samples(torch.stack(steps, 1)).contiguous()
+
+    # ------------------------------------------------------------------ neurons
+
+    def _neuron(self, call: Call) -> list[Tensor | None]:
+        cell = self.cells[call.module]
+        source = next((a for a in (*call.args, *call.kwargs.values()) if isinstance(a, Ref)), None)
+        if source is None or not source.call.depends_on_data:
+            raise S2CError("a neuron is fed a constant", where=str(call.source))
+        ids = self.context.value(source, call)
+        if cell.time_axis is None:
+            out, found, first = self._stepped(call, cell, ids)
+        else:
+            out, found, first = self._looped(call, cell, ids)
+        return [
+            self._state(cell, out, found, first, port, value)
+            for port, value in zip(call.ports, call.values, strict=True)
+        ]
+
+    def _stepped(self, call: Call, cell: Cell, ids: Tensor) -> tuple[Signal, list[Rows], int]:
+        """One call, one step: its output signal, its rows, its step."""
+        step = call.index
+        if step >= self.steps:
+            raise S2CError(
+                f"a neuron is called more than {self.steps} times in one sample",
+                where=str(call.source),
+                why="its state would be shared by two places of the network, or T is larger than said",
+                fix="give every place a neuron module of its own, or correct time_steps",
+            )
+        found = self.context.rows(call, [ids], 0)
+        signal = self._expect(call, found, step)
+        if step == 0:
+            out = self._population(call, signal, self._started(call, cell), "")
+            self.populations[call.module] = signal, out
+        fed, out = self.populations[call.module]
+        if signal is not fed:
+            raise S2CError(
+                "the network is not the same at every step",
+                where=str(call.source),
+                why=f"step {step} feeds {call.module} from {signal.name or 'a sum over time'}, step 0 from {fed.name}",
+                fix="a graph is one step, repeated: remove the branch on the step, or share the layers",
+            )
+        self._check_states(call, cell, out)
+        return out, [found], step
+
+    def _looped(self, call: Call, cell: Cell, ids: Tensor) -> tuple[Signal, list[Rows], int]:
+        """One call, all steps: its output signal, its rows for every step, the first step."""
+        assert cell.time_axis is not None
+        if ids.shape[cell.time_axis] != self.steps:
+            raise S2CError(
+                f"a neuron loops over {ids.shape[cell.time_axis]} steps, the network over {self.steps}",
+                where=str(call.source),
+            )
+        if cell.carries and call.index:
+            raise S2CError(
+                "a neuron with memory is called twice in one sample",
+                where=str(call.source),
+                why="the second place would start from the state the first one left",
+                fix="give every place a neuron module of its own",
+            )
+        found = [self.context.rows(call, [part.contiguous()], 0) for part in ids.unbind(cell.time_axis)]
+        signals = [self._expect(call, rows, step) for step, rows in enumerate(found)]
+        if any(signal is not signals[0] for signal in signals):
+            raise S2CError("the network is not the same at every step", where=str(call.source))
+        return self._population(call, signals[0], cell.model, call.index), found, 0
+
+    def _population(self, call: Call, fed: Signal, model: LIF, key: Any) -> Signal:
+        return self.builder.add(Neuron(model), [fed], key, call.source, call.name, timed=True)
+
+    def _expect(self, call: Call, found: Rows, step: int) -> Signal:
+        """The signal of one step's input, all samples present."""
+        signal = self.context.signal(found.patterns[0], call)
+        if signal.over_time is not None or bool((found.t > STATIC).any() and (found.t != step).any()):
+            steps = sorted({int(t) for t in found.t})
+            raise S2CError(
+                f"at step {step} a neuron reads "
+                + (f"step {steps[0]}" if len(steps) == 1 and steps[0] >= 0 else "a mixture of steps"),
+                where=str(call.source),
+                why="recurrent and delayed connections, and neurons after a read-out, are not traced",
+                fix="if the example's time axis was not found, name it: trace(..., input_time_axis=0, 1 or None)",
+            )
+        if sorted(found.n.tolist()) != list(range(self.batch)):
+            raise S2CError(
+                "a neuron's input is not one value per sample",
+                where=str(call.source),
+                why=f"{len(found.n)} rows for a batch of {self.batch}",
+                fix="if the example's time axis was not found, name it: trace(..., input_time_axis=0, 1 or None)",
+            )
+        return signal
+
+    def _started(self, call: Call, cell: Cell) -> LIF:
+        """The neuron with the membrane it is handed at the first step."""
+        for ref, port in self._handed(call, cell):
+            value = ref.call.values[ref.out]
+            if ref.call.depends_on_data:
+                raise S2CError("a neuron starts from a state computed from the data", where=str(call.source))
+            if not value.numel() or not bool((value != 0).any()):
+                continue
+            if port != "v" or bool((value != value[:1]).any()):
+                raise S2CError(
+                    "a neuron starts from a state that differs from sample to sample", where=str(call.source)
+                )
+            return replace(cell.model, v_start=as_array(value[0]))
+        return cell.model
+
+    def _handed(self, call: Call, cell: Cell) -> list[tuple[Ref, Any]]:
+        """The states a neuron is called with."""
+        flat = [leaf for leaf in pytree.tree_leaves(call.args[1:]) if isinstance(leaf, Ref)]
+        named = [(v, cell.keywords[k]) for k, v in call.kwargs.items() if k in cell.keywords and isinstance(v, Ref)]
+        return [*zip(flat, cell.states, strict=False), *named]
+
+    def _check_states(self, call: Call, cell: Cell, out: Signal) -> None:
+        """What is handed in at step t must be what came out at step t−1, untouched."""
+        for ref, port in self._handed(call, cell) if call.index else ():
+            ids = self.context.value(ref, call) if ref.call.depends_on_data else torch.full((), CONSTANT)
+            whole = ids.numel() == self.batch * out.size and not bool((ids < 0).any())
+            which, t, _, _ = self.elements.read(ids.clamp(min=0).contiguous())
+            same = bool((which == self._port(out, port).index).all() and (t == call.index - 1).all())
+            if not (whole and same):
+                raise S2CError(
+                    "a neuron's state is changed between two steps",
+                    where=str(call.source),
+                    why=f"the {port!r} handed to {call.module} at step {call.index} is not what it last returned",
+                    fix="pass the state on unchanged, or write the change into the neuron module",
+                )
+
+    def _port(self, out: Signal, port: str) -> Signal:
+        return out if port == "out" else self.builder.port(out, port)
+
+    def _state(self, cell: Cell, out: Signal, found: list[Rows], first: int, name: str, value: Tensor) -> Tensor | None:
+        """Ids of one tensor a neuron returned or left behind as an attribute."""
+        if name.startswith("attr:"):
+            port = cell.attributes.get(name[5:])
+        else:
+            port = cell.returns[int(name)] if int(name) < len(cell.returns) else None
+        if port is None:
+            return None
+        signal = self._port(out, port)
+        parts = []
+        for step, rows in enumerate(found, first):
+            ids = self.elements.ids(signal, torch.full_like(rows.n, step), rows.n)
+            parts.append(rows.put_back(ids.reshape(len(rows.n), *rows.lead)))
+        # A loop inside the module returns its spikes for every step but may leave its membrane for the last only.
+        if cell.time_axis is not None and value.ndim > parts[0].ndim:
+            parts = [torch.stack(parts, cell.time_axis)]
+        return parts[-1] if parts[-1].shape == value.shape else None
+
+    # ------------------------------------------------------------------ read-out
+
+    def finish(self, output: Ref, readout: How | None, dt: float | None) -> Traced:
+        """Read the output back as signal and way of reading it out over time."""
+        where = "the model's output"
+        if not output.call.depends_on_data:
+            raise S2CError("the deployed output does not depend on the input", fix="select another with output=")
+        end = Call("op", "output", None, (output,), {}, [], "", Source(where))
+        ids = self.context.value(output, end)
+        found = self._output_rows(end, ids)
+        signal = self.context.signal(found.patterns[0], end)
+        how, signal = self._how(signal, found, end, readout)
+        nodes = list(self.builder.nodes.values())
+        edge = Edge(signal.name, port=signal.port)
+        taken = {node.name for node in nodes} | {"readout", "output"} & {p for p, _ in self.model.named_modules()}
+        if how is not None:
+            name = "readout" if "readout" not in taken else "readout_"
+            nodes.append(Node(name, Readout(how), (edge,), Source(where), "host"))
+            edge = Edge(name)
+        nodes.append(Node("output" if "output" not in taken else "output_", Output(), (edge,), Source(where), "host"))
+        origin = f"torch model {type(self.model).__name__}"
+        reached = _reaching(nodes)
+        ordered = in_order(node for node in nodes if node.name in reached)
+        graph = Graph(ordered, self.steps, self.layout.coding, dt, origin).verify()
+        if not graph.neurons:
+            raise S2CError(
+                "no spiking neuron reaches the deployed output",
+                where=origin,
+                fix="select another output with output=, or train a spiking network first",
+            )
+        return Traced(graph, self._observed(reached), self._outputs(found, output, how))
+
+    def _output_rows(self, end: Call, ids: Tensor) -> Rows:
+        found = self.context.rows(end, [ids], 0)
+        samples = sorted(set(found.n.tolist()))
+        if samples != list(range(self.batch)):
+            raise S2CError("the output does not hold every sample of the batch", where="the model's output")
+        return found
+
+    def _how(self, signal: Signal, found: Rows, end: Call, readout: How | None) -> tuple[How | None, Signal]:
+        steps, last = self.steps, self.steps - 1
+        times = sorted(set(found.t.tolist()))
+        if times == list(range(steps)) and len(found.t) == steps * self.batch and (steps > 1 or readout):
+            return readout, signal
+        if readout is not None:
+            raise UsageError(
+                f"readout={readout!r} cannot be applied",
+                why="the model does not return its output for every step",
+                fix="leave it out",
+            )
+        if signal.over_time is not None:
+            if isinstance(signal.over_time, Signal):
+                return "max", signal.over_time
+            return self._weighted(signal, end)
+        if times == [STATIC]:
+            raise S2CError(
+                "the deployed output is the same at every step", where="the model's output", why="no neuron reaches it"
+            )
+        if times == [last]:
+            return "last", signal
+        raise S2CError(
+            f"the deployed output is taken at step {', '.join(map(str, times))} of {steps}",
+            where="the model's output",
+            why="the last step, all steps, or a sum, mean or maximum over all steps can be read out",
+        )
+
+    def _weighted(self, signal: Signal, end: Call) -> tuple[How, Signal]:
+        assert isinstance(signal.over_time, dict)
+        base, coefficients = combined(self.context, end, signal)
+        weight = coefficients[-1]
+        if any(not math.isclose(c, weight, rel_tol=1e-6, abs_tol=1e-12) for c in coefficients):
+            only = [t for t, c in enumerate(coefficients) if c]
+            if only == [self.steps - 1] and weight == 1:
+                return "last", base
+            raise S2CError(
+                "the read-out weighs steps differently",
+                where="the model's output",
+                why=f"weights {', '.join(f'{c:.4g}' for c in coefficients)}",
+                fix="read out the mean, the sum, the maximum or the last step",
+            )
+        if weight == 1:
+            return "sum", base
+        if not math.isclose(weight * self.steps, 1, rel_tol=1e-6):
+            factor = np.asarray(np.float32(weight * self.steps))
+            base = self.builder.add(Scale(factor), [base], factor.tobytes(), end.source, "scale")
+        return "mean", base
+
+    # ------------------------------------------------------------------ what the model computed
+
+    def _observed(self, reached: set[str]) -> dict[tuple[str, str], Array]:
+        found: dict[tuple[str, str], Array] = {}
+        for (call, i), ids in self.context.values.items():
+            if ids is None or call.kind == "input" or bool((ids < 0).any()) or i >= len(call.values):
+                continue
+            value = call.values[i]
+            if value.shape != ids.shape or not value.is_floating_point():
+                continue
+            which, t, n, position = (x.reshape(-1) for x in self.elements.read(ids.contiguous()))
+            first = int(which[0])
+            signal = self.elements.signals[first]
+            if signal.over_time is not None or signal.name not in reached or bool((which != first).any()):
+                continue
+            key = (signal.name, signal.port)
+            steps = self.steps if signal.timed else 1
+            if key not in found:
+                found[key] = np.full((self.batch, steps, signal.size), np.nan, dtype=np.float32)
+            data = value.detach().reshape(-1).to(torch.float32).numpy()
+            found[key][n.numpy(), t.clamp(min=0).numpy(), position.numpy()] = data
+        shapes: dict[tuple[str, str], Shape] = {
+            (s.name, s.port): s.shape for s in self.elements.signals if s.over_time is None
+        }
+        return {key: a.reshape(*a.shape[:2], *shapes[key]) for key, a in found.items()}
+
+    def _outputs(self, found: Rows, output: Ref, how: How | None) -> Array:
+        value = found.arrange(output.call.values[output.out]).to(torch.float32)
+        per_step = len(found.t) == self.steps * self.batch and self.steps > 1
+        order = torch.argsort(found.n * self.steps + found.t.clamp(min=0), stable=True)
+        value = value[order]
+        if per_step:
+            value = value.reshape(self.batch, self.steps, *value.shape[1:])
+            value = value if how is None else _READ[how](value)
+        array: Array = value.numpy()
+        return array
+
+
+_READ = {
+    "mean": lambda v: v.sum(1) / v.shape[1],
+    "sum": lambda v: v.sum(1),
+    "last": lambda v: v[:, -1],
+    "max": lambda v: v.amax(1),
+}
+
+
+def _needed(recording: Recording, output: Ref, cells: Mapping[str, Cell]) -> list[Call]:
+    """The calls the output depends on, in order; a neuron that remembers needs all calls of its module."""
+    by_module: dict[str, list[Call]] = {}
+    for call in recording.calls:
+        if call.kind == "neuron":
+            by_module.setdefault(call.module, []).append(call)
+    live: set[int] = set()
+    pending = [output.call]
+    while pending:
+        call = pending.pop()
+        if id(call) in live:
+            continue
+        live.add(id(call))
+        pending += [ref.call for ref in call.refs()]
+        if call.kind == "neuron" and cells[call.module].carries:
+            pending += by_module[call.module]
+    return [call for call in recording.calls if id(call) in live]
+
+
+def _reaching(nodes: list[Node]) -> set[str]:
+    by_name = {node.name: node for node in nodes}
+    reached: set[str] = set()
+    pending = [nodes[-1].name, nodes[0].name]
+    while pending:
+        name = pending.pop()
+        if name not in reached:
+            reached.add(name)
+            pending += [edge.source for edge in by_name[name].inputs]
+    return reached

@@ -1,0 +1,388 @@
+"""``trace``: a trained torch model, as it is, becomes a float Graph that is proved to be the same network."""
+
+from __future__ import annotations
+
+import types
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from snn2chip.errors import S2CError, UsageError
+from snn2chip.frontend.torch.convert import ConversionError, How, Layout, Traced, convert
+from snn2chip.frontend.torch.gate import check_equal
+from snn2chip.frontend.torch.recorder import Recording, Ref, record
+from snn2chip.frontend.torch.state import preserved, reset
+from snn2chip.frontend.torch.survey import Survey, survey
+from snn2chip.ir.graph import Graph
+
+Run = Callable[[nn.Module, Any], Any]
+Select = int | str | Callable[[Any], Any] | None
+TimeAxis = int | None | types.EllipsisType
+_READOUTS = ("mean", "sum", "last", "max")
+_LARGEST_BATCH = 4
+
+
+def trace(
+    model: nn.Module,
+    example: Any,
+    *,
+    time_steps: int | None = None,
+    run: Run | None = None,
+    output: Select = None,
+    readout: Literal["mean", "sum", "last", "max"] | None = None,
+    input_time_axis: TimeAxis = ...,
+    dt: float | None = None,
+) -> Graph:
+    """Turn a trained model into a Graph, without editing it, and prove that the two are the same network.
+
+    The model is run in eval mode; its states and training flags are put back afterwards.
+
+    Args:
+        model: SpikingJelly, snnTorch or hand-written.
+        example: one batch as the model takes it, torch or numpy; some samples of real data are best.
+        time_steps: T. Needed where the model computes a single step: the tracer then resets it and calls it T times,
+        with
+            the same example (direct coding) or with its frames, and reads out the mean. Elsewhere it is found, and
+            checked.
+        run: ``run(model, x) -> output`` where a sample is not one ``model(x)``: it resets the model and loops over
+        time.
+            Without it every state is reset before each call, as the model's library does it.
+        output: which output is deployed, where the model returns several: index, key, or a function of what it returns.
+            Left out, the first tensor is taken and a warning says so.
+        readout: "mean", "sum", "last" or "max" over time, where the model returns one output per step; "mean" if the
+        tracer
+            drives the loop. Left out for a model that itself returns every step, the Graph does so too.
+        input_time_axis: axis of the example that is time, None if the data is the same at every step. Found if left
+        out.
+        dt: seconds per step, kept for the report.
+
+    Returns:
+        The Graph: layers named by the user's module paths, shapes without batch and time.
+
+    Raises:
+        S2CError: a construct no graph can hold exactly, with the source line, what was found and what to do; or a
+        traced
+            graph that does not do what the model does, with the first layer that differs.
+    """
+    work = job(
+        model,
+        example,
+        time_steps=time_steps,
+        run=run,
+        output=output,
+        readout=readout,
+        input_time_axis=input_time_axis,
+        dt=dt,
+    )
+    with preserved(model):
+        traced, layout = work.trace()
+        check_equal(type(model).__name__, traced, lambda x: work.once(x, layout), layout, work.batch(layout))
+    if work.chosen:
+        warnings.warn(work.chosen, stacklevel=2)
+    return traced.graph
+
+
+def job(
+    model: nn.Module,
+    example: Any,
+    *,
+    time_steps: int | None = None,
+    run: Run | None = None,
+    output: Select = None,
+    readout: How | None = None,
+    input_time_axis: TimeAxis = ...,
+    dt: float | None = None,
+) -> Job:
+    """The arguments of :func:`trace`, checked.
+
+    Raises:
+        S2CError: an argument that makes no sense, or weights that are not finite.
+    """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"{type(model).__name__} is no torch model", fix="give an nn.Module")
+    if time_steps is not None and (not isinstance(time_steps, int) or isinstance(time_steps, bool) or time_steps < 1):
+        raise UsageError(f"time_steps is {time_steps!r}", fix="give the number of time steps of one sample, T >= 1")
+    if readout is not None and readout not in _READOUTS:
+        raise UsageError(f"there is no read-out {readout!r}", fix=f"choose from {', '.join(_READOUTS)}")
+    if dt is not None and not dt > 0:
+        raise UsageError(f"dt is {dt!r}", fix="give seconds per step")
+    _check_weights(model)
+    return Job(model, _as_tensor(example), time_steps, run, output, readout, input_time_axis, dt)
+
+
+def _as_tensor(example: Any) -> Tensor:
+    if isinstance(example, (tuple, list, Mapping)):
+        raise UsageError(
+            f"the example is a {type(example).__name__}",
+            why="a graph has one input",
+            fix="give one batch as a tensor or array",
+        )
+    x = example.detach().cpu() if isinstance(example, Tensor) else torch.from_numpy(np.array(example))
+    if x.ndim < 2 or x.dtype.is_complex or not x.numel():
+        raise UsageError(
+            f"the example has shape {tuple(x.shape)}", fix="give one batch of samples, [N, ...] or [T, N, ...]"
+        )
+    x = x.to(torch.float32)
+    if not bool(torch.isfinite(x).all()):
+        raise S2CError("the example holds NaN or infinite values")
+    return x
+
+
+def _check_weights(model: nn.Module) -> None:
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.device.type != "cpu":
+            raise UsageError(f"the model is on {value.device}", where=name, fix="trace it on the CPU: model.cpu()")
+        if value.is_floating_point() and bool(torch.isnan(value).any()):
+            raise S2CError(
+                "the model holds NaN weights",
+                where=name,
+                why=f"{int(torch.isnan(value).sum())} of {value.numel()} values",
+                fix="the training diverged, or the checkpoint is damaged: load weights that are finite",
+            )
+
+
+@dataclass
+class Job:
+    """One model to trace, and how to run it."""
+
+    model: nn.Module
+    x: Tensor
+    time_steps: int | None
+    run: Run | None
+    output: Select
+    readout: How | None
+    input_time_axis: TimeAxis
+    dt: float | None
+    survey: Survey = None  # type: ignore[assignment]
+    driven: Layout | None = None
+    chosen: str = ""
+
+    def trace(self) -> tuple[Traced, Layout]:
+        """The graph, and the layout of the example it holds for."""
+        self.survey = self._surveyed()
+        steps = self._steps()
+        tried: list[tuple[Layout, Traced]] = []
+        failures: list[ConversionError] = []
+        for layout in self._layouts(steps):
+            try:
+                tried.append((layout, self.converted(self.batch(layout), layout)))
+            except ConversionError as failure:
+                failures.append(failure)
+        if not tried:
+            # The layout that explains most of the model is the likeliest.
+            raise self._with_doubts(max(failures, key=lambda f: f.reached).error)
+        if len(tried) > 1 and any(t.graph != tried[0][1].graph for _, t in tried):
+            raise _ambiguous(self.x, [layout.time_axis for layout, _ in tried])
+        layout, traced = tried[0]
+        return traced, layout
+
+    def once(self, x: Tensor, layout: Layout) -> Traced:
+        """Record one run on ``x`` and convert it.
+
+        Raises:
+            S2CError: as :func:`trace`.
+        """
+        try:
+            return self.converted(x, layout)
+        except ConversionError as stopped:
+            raise self._with_doubts(stopped.error) from None
+
+    def converted(self, x: Tensor, layout: Layout) -> Traced:
+        """The same, for a layout that may be the wrong one.
+
+        Raises:
+            ConversionError: the recording makes no graph.
+        """
+        recording = record(self.model, self._call(layout), x, self.survey.cells)
+        readout = None if self.driven else self.readout
+        output = self._deployed(recording)
+        return convert(self.model, recording, self.survey.cells, layout, self._steps(), output, readout, self.dt)
+
+    def _with_doubts(self, error: S2CError) -> S2CError:
+        """Add what is known of modules that looked like neurons but are none that is known."""
+        doubts = [f"{path}: {reason}" for path, reason in self.survey.doubts.items() if path and path in str(error)]
+        if doubts:
+            error.why = "; ".join(filter(None, [error.why, *(f"it looked like a neuron, but {d}" for d in doubts)]))
+            error.fix = error.fix or "register it: snn2chip.frontend.torch.register_neuron(YourNeuron, to_lif)"
+        return error
+
+    def _call(self, layout: Layout) -> Run:
+        """How one batch is run."""
+        if self.run is not None:
+            return self.run
+        if self.driven is None:
+            return _call_once
+        steps, how, select = self._steps(), self.readout or "mean", self._select
+
+        def loop(model: nn.Module, x: Tensor) -> Tensor:
+            reset(model)
+            frames = [x] * steps if layout.time_axis is None else x.unbind(layout.time_axis)
+            outputs = torch.stack([select(model(frame)) for frame in frames])
+            if how == "last":
+                return outputs[-1]
+            return outputs.amax(0) if how == "max" else getattr(outputs, how)(0)
+
+        return loop
+
+    # ------------------------------------------------------------------ first look
+
+    def _surveyed(self) -> Survey:
+        """Run once; a model that computes a single step is driven by the tracer."""
+        if self.run is not None:
+            return survey(self.model, self.run, self.x)
+        layouts = self._single_step_layouts()
+        found: Survey | None = None
+        failure: Exception | None = None
+        try:
+            found = survey(self.model, _call_once, self.x)
+        except S2CError:
+            raise
+        except Exception as error:
+            failure = error
+        single = found is not None and not found.loops and found.steps == {1}
+        if found is not None and not (single and self.time_steps != 1):
+            return found
+        if found is None and not layouts:
+            raise S2CError(
+                f"{type(self.model).__name__} does not run on the example",
+                why=f"{type(failure).__name__}: {failure}",
+                fix="give one batch as the model takes it, time_steps= if it computes a single step, "
+                "or run=my_run with my_run(model, x) -> output",
+            ) from None
+        if self.time_steps is None:
+            raise S2CError(
+                "the number of time steps is not known",
+                where=type(self.model).__name__,
+                why="the model computes one step per call",
+                fix="give time_steps=T, or run=my_run that resets the model and loops over time",
+            )
+        options = [Layout(None, 0)] if found is not None else []
+        options += layouts
+        if self.input_time_axis is not ...:
+            options = [o for o in options if o.time_axis == self.input_time_axis]
+        if len(options) != 1:
+            raise _ambiguous(self.x, [o.time_axis for o in options])
+        self.driven = options[0]
+        return survey(self.model, self._call(self.driven), self.x)
+
+    def _single_step_layouts(self) -> list[Layout]:
+        """Time axes along which the model takes frames of the example."""
+        found = []
+        for axis in (0, 1):
+            wanted = self.time_steps == self.x.shape[axis] and self.input_time_axis in (..., axis)
+            if wanted and self.x.ndim > 2 and self._runs(self.x.select(axis, 0)):
+                found.append(Layout(axis, 1 - axis))
+        return found
+
+    def _runs(self, x: Tensor) -> bool:
+        try:
+            with torch.no_grad():
+                _call_once(self.model, x)
+        except Exception:
+            return False
+        return True
+
+    def _steps(self) -> int:
+        if not self.survey.cells:
+            detail = "; ".join(f"{path}: {reason}" for path, reason in self.survey.doubts.items())
+            raise S2CError(
+                "no spiking neuron was found",
+                where=type(self.model).__name__,
+                why=detail or "no module is a known neuron, or behaves like one",
+                fix="put the neuron's update into a module of its own (state in self.v, or passed in and out), "
+                "or snn2chip.frontend.torch.register_neuron(YourNeuron, to_lif)",
+            )
+        seen = self.survey.steps
+        steps = self.time_steps or max(seen)
+        if seen != {steps} and (self.time_steps is not None or len(seen) > 1) and steps not in seen:
+            counts = {**self.survey.calls, **self.survey.loops}
+            raise S2CError(
+                f"time_steps is {steps}, but that is not what the model does",
+                why=", ".join(f"{path} runs {n} steps" for path, n in list(counts.items())[:4]),
+                fix="correct time_steps, or let run= loop over that many steps",
+            )
+        return steps
+
+    def _layouts(self, steps: int) -> list[Layout]:
+        """Layouts the example could have; the recording tells which one it is."""
+        if self.driven is not None:
+            return [self.driven]
+        if self.input_time_axis is not ...:
+            axis = self.input_time_axis
+            if axis is not None and self.x.shape[axis] != steps:
+                raise UsageError(
+                    f"axis {axis} of the example has {self.x.shape[axis]} elements, not T = {steps}",
+                    fix="correct input_time_axis",
+                )
+            axis = None if axis is None else axis % self.x.ndim
+            return [Layout(axis, 1 if axis == 0 else 0)]
+        axes = [axis for axis in range(self.x.ndim) if self.x.shape[axis] == steps and self.x.ndim > 2]
+        return [Layout(None, 0), *(Layout(axis, 1 if axis == 0 else 0) for axis in axes)]
+
+    def batch(self, layout: Layout) -> Tensor:
+        """A few samples: at least two, so that the batch axis can be told from others."""
+        samples = layout.to_samples(self.x)
+        if len(samples) == 1:
+            samples = torch.cat([samples, samples.flip(-1)])
+        small = layout.from_samples(samples[:_LARGEST_BATCH]).contiguous()
+        try:
+            with torch.no_grad():
+                self._call(layout)(self.model, small)
+        except Exception:
+            return self.x
+        return small
+
+    # ------------------------------------------------------------------ output
+
+    def _select(self, out: Any) -> Any:
+        """The deployed output of what the model returns."""
+        if callable(self.output):
+            return self.output(out)
+        if self.output is not None:
+            try:
+                return out[self.output]
+            except (KeyError, IndexError, TypeError) as error:
+                raise UsageError(
+                    f"the model's output has no {self.output!r}",
+                    why=f"it returns {_shape_of(out)}",
+                    fix="correct output=",
+                ) from error
+        tensors = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, (Tensor, Ref))]
+        if len(tensors) > 1:
+            name = type(self.model).__name__
+            self.chosen = f"{name} returns {len(tensors)} tensors: the first is deployed; output= selects another"
+        return tensors[0] if tensors else out
+
+    def _deployed(self, recording: Recording) -> Ref:
+        chosen = recording.output if self.driven else self._select(recording.output)
+        if not isinstance(chosen, Ref):
+            raise UsageError(
+                f"the deployed output is a {type(chosen).__name__}, not a tensor",
+                fix="select a tensor of the output with output=",
+            )
+        return chosen
+
+
+def _shape_of(out: Any) -> str:
+    if isinstance(out, Mapping):
+        return f"a dict with {', '.join(map(repr, out))}"
+    return f"{len(out)} values" if isinstance(out, (tuple, list)) else f"a {type(out).__name__}"
+
+
+def _call_once(model: nn.Module, x: Any) -> Any:
+    reset(model)
+    return model(x)
+
+
+def _ambiguous(x: Tensor, axes: list[int | None]) -> UsageError:
+    return UsageError(
+        f"which axis of the example {tuple(x.shape)} is time cannot be told",
+        why=f"the model runs with {' and with '.join('none' if a is None else f'axis {a}' for a in axes) or 'none'}",
+        fix="say so: input_time_axis=None (the same input at every step), 0 ([T, N, ...]) or 1 ([N, T, ...])",
+    )

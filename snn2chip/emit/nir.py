@@ -213,7 +213,8 @@ def _bias_synapse(view: _View, population: Node) -> str | None:
         biases.append(model.bias)
     for edge in population.inputs if biases else ():
         node = view.program[edge.source]
-        own = not edge.recurrent and len(view.program.consumers(node.name)) == 1
+        forward = any(not e.recurrent for e in node.inputs)
+        own = forward and not edge.recurrent and len(view.program.consumers(node.name)) == 1
         if own and isinstance(node.layer, (L.Linear, L.Conv)) and node.layer.bias is None:
             axes = node.layer.axes if isinstance(node.layer, L.Conv) else 0
             return node.name if all(_per_channel(bias, axes) for bias in biases) else None

@@ -30,7 +30,7 @@ CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.5, 0.4, 0.3)
 # Registers are planned to hold this many times what the calibration data reached, where no proof is possible.
 HEADROOM = 2.0
 # A scale whose worst case is proved to fit is preferred unless it costs this many times more.
-PROOF_PREFERENCE = 1.25
+PROOF_PREFERENCE = 1.5
 # What a drifted rate weighs against a differing spike.
 DRIFT_WEIGHT = 10.0
 # Exponents whose clips are searched; alternatives judged in the whole network; biases corrected among them.

@@ -137,24 +137,29 @@ def test_wider_weights_lose_less() -> None:
     assert lost[0] > lost[1] > lost[2]
 
 
-@settings(max_examples=60)
+@settings(max_examples=300)
 @given(
     seed=st.integers(0, 10**6),
-    decay_u=st.integers(0, 4096),
-    decay_v=st.integers(0, 4096),
+    decays=st.tuples(*[st.sampled_from([0, 1, 700, 2048, 4000, 4096])] * 2),
     bias=st.integers(-4095, 4095),
-    reset=st.sampled_from(["hard", "none"]),
+    bias_u=st.sampled_from([None, -900, 700]),
+    reset=st.sampled_from(["hard", "soft", "none"]),
+    timing=st.sampled_from(["same", "gate", "next"]),
+    rounding=st.sampled_from(["zero", "floor"]),
+    starts=st.sampled_from([(None, None), (-400, 6000), (2000, -300), (9000, 4000)]),
 )
-def test_no_input_exceeds_the_proved_bounds(seed: int, decay_u: int, decay_v: int, bias: int, reset: Any) -> None:
+def test_no_input_exceeds_the_proved_bounds(seed, decays, bias, bias_u, reset, timing, rounding, starts) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(seed)
-    neuron = IntegerLIF(50, decay_v, decay_u, bias, bias_exp=2, reset=reset)
-    wide = Arithmetic(current_bits=60, voltage_bits=60)
+    theta = rng.integers(20, 90, 8)
+    neuron = IntegerLIF(theta, *decays, bias, 2, bias_u, ">", reset, timing, *starts)
+    wide = Arithmetic(current_bits=60, voltage_bits=60, decay_rounding=rounding)
     proved = bounds(neuron, (-700, 900), wide, 12)
-    # The worst inputs first, then random ones.
-    sums = np.concatenate([np.full((1, 12), 900), np.full((1, 12), -700), rng.integers(-700, 901, (30, 12))])
-    state = neuron.start((32,))
+    # The worst inputs first, swings between the extremes, then random ones.
+    swings = np.where(np.arange(12) % np.arange(2, 8)[:, None] == 0, 900, -700)
+    sums = np.concatenate([np.full((1, 12), 900), np.full((1, 12), -700), swings, rng.integers(-700, 901, (24, 12))])
+    state = neuron.start((32, 8))
     for t in range(12):
-        state, _ = neuron.step(state, sums[:, t], wide)
+        state, _ = neuron.step(state, np.repeat(sums[:, t : t + 1], 8, axis=1), wide)
         assert np.abs(state["u"]).max() <= proved.u
         assert np.abs(state["v"]).max() <= proved.v
 

@@ -13,7 +13,7 @@ INPUTS := pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 # Installed without the requirements they publish, which are older than this environment or far wider
 # than what is used of them; what they do need is named instead.
-FRAMEWORKS := snntorch spikingjelly
+FRAMEWORKS := snntorch spikingjelly nirtorch
 FRAMEWORK_NEEDS := scipy matplotlib tqdm loguru requests
 LAVA := lava-nc lava-dl
 LAVA_NEEDS := scipy networkx asteval

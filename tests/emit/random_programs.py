@@ -60,7 +60,7 @@ class _Builder:
 
     def case(self) -> Case:
         steps = self.integer(1, 6)
-        shape = self.pick([(6,), (3, 7), (2, 5, 6), (3, 4, 4)])
+        shape = self.pick([(6,), (3, 7), (2, 5, 6), (3, 4, 4), (2, 6, 5)])
         direct = self.chance(0.2)
         graded = direct or self.chance(0.2)
         self.add("input", Input(shape))
@@ -173,7 +173,7 @@ class _Builder:
 
     def block(self, tag: str, source: str, shape: Shape, spread: float) -> tuple[str, Shape]:
         """[moved or pooled] → synapse → population, with recurrence, delays and a branch from further back."""
-        edge = Edge(source, delay=self.pick([0] * 8 + [1, 2]))
+        edge = Edge(source, delay=self.pick([0] * 5 + [1, 2]))
         if self.chance(0.1):
             edge = Edge(self.add(f"wait{tag}", Delay(self.integer(1, 2)), edge))
         if len(shape) == 3 and self.chance(0.15) and min(shape[1:]) >= 2:

@@ -128,6 +128,7 @@ def _with(model: IntegerLIF, *, steps: int = 5, target: str = "loihi2", weight: 
         ({"fire": ">="}, 99),
         ({"fire": ">=", "bias": A(64), "bias_exp": 0}, 99),
         ({"fire": ">=", "decay_v": A(4096)}, 99),
+        ({"fire": ">=", "decay_u": A(0)}, 99),
         ({"reset_timing": "same", "v_reset": A(0), "bias_u": A(0)}, 100),
         ({"v_threshold": None}, 131071),
     ],
@@ -150,10 +151,10 @@ def test_neurons_that_lavas_lif_computes_exactly(changes: dict[str, Any], thresh
         ({"bias": A(1 << 15), "bias_exp": 0, "v_start": A(1)}, {}),
         ({"bias": A(32769), "bias_exp": 0}, {}),
         ({"fire": ">=", "decay_v": A(1)}, {}),
-        ({"fire": ">=", "decay_u": A(0)}, {"steps": 1 << 12}),
+        ({"fire": ">=", "decay_u": A(1)}, {}),
         ({"fire": ">=", "bias": A(63), "bias_exp": 0}, {}),
         # The membrane may saturate off the threshold's grid, or pass the largest threshold.
-        ({"fire": ">="}, {"weight": 254, "steps": 200}),
+        ({"fire": ">="}, {"weight": -254, "steps": 200}),
         ({"v_threshold": None}, {"weight": 254, "steps": 200}),
     ],
 )

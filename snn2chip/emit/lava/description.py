@@ -11,6 +11,7 @@ what they send then arrives between the windows of the next layer. Where somethi
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -236,7 +237,9 @@ class _Writer:
                 fix="put the layers between them on the host, or into a synaptic layer",
             )
         source = self._stream(path, machine_steps) if self._from_host(path) else path.source.name
-        self.synapses.append({"process": None, "source": source, "port": _PORTS[path.port], "target": path.target.name})
+        self.synapses.append(
+            {"name": None, "process": None, "source": source, "port": _PORTS[path.port], "target": path.target.name}
+        )
         return payload
 
     def _stream(self, path: Path, machine_steps: int) -> str:
@@ -272,38 +275,32 @@ class _Writer:
             "num_message_bits": message_bits,
             **two,
         }
-        self.synapses.append({"process": "Conv", **link, "parameters": parameters})
+        self.synapses.append({"name": name, "process": "Conv", **link, "parameters": parameters})
 
     def _matrix(self, path: Path, matrix: Matrix, spare: int, link: dict[str, Any], message_bits: int) -> None:
-        ordered = self._reordered(path, matrix)
-        delays = ordered.delays + spare
-        delayed = bool(delays.any())
-        # A stored entry of a sparse matrix takes a value and an index, and the row its pointers.
-        sparse = 3 * len(ordered.rows) < math.prod(ordered.shape)
         exponent = 0
         if path.synapse is not None and (form := self.program.formats.get(f"{path.synapse.name}.weight")) is not None:
             exponent = form.exponent
-        name = self._synapse_name(path)
-        for part, (mantissa, exp, sign_mode) in enumerate(mantissas(ordered.weights, exponent)):
-            key = f"{name}/{part}" if part else name
-            fields = {"weights": mantissa} | ({"delays": delays} if delayed else {})
-            parameters: dict[str, Any] = {
-                field: self._stored(f"{key}/{field}", ordered, values, sparse) for field, values in fields.items()
-            }
-            parameters |= {
-                "num_weight_bits": 8,
-                "sign_mode": sign_mode,
-                "num_message_bits": message_bits,
-                "weight_exp": exp,
-            }
-            if delayed:
-                parameters["max_delay"] = int(delays.max())
-            process = ("Delay" if delayed else "") + ("Sparse" if sparse else "Dense")
-            self.synapses.append({"process": process, **link, "parameters": parameters})
+        for layer in self._reordered(path, matrix).layers():
+            delays = layer.delays + spare
+            # A stored entry of a sparse matrix takes a value and an index, and the row its pointers.
+            sparse = 3 * len(layer.rows) < math.prod(layer.shape)
+            for mantissa, exp, sign_mode in mantissas(layer.weights, exponent):
+                name = self._synapse_name(path)
+                fields = {"weights": mantissa} | ({"delays": delays} if delays.any() else {})
+                parameters: dict[str, Any] = {
+                    field: self._stored(f"{name}/{field}", layer, values, sparse) for field, values in fields.items()
+                }
+                parameters |= {"num_weight_bits": 8, "sign_mode": sign_mode, "weight_exp": exp}
+                parameters["num_message_bits"] = message_bits
+                if "delays" in fields:
+                    parameters["max_delay"] = int(delays.max())
+                process = ("Delay" if "delays" in fields else "") + ("Sparse" if sparse else "Dense")
+                self.synapses.append({"name": name, "process": process, **link, "parameters": parameters})
 
     def _stored(self, key: str, matrix: Matrix, values: Array, sparse: bool) -> dict[str, str]:
         if not sparse:
-            self.arrays[key] = matrix.dense(values).astype(np.int32)
+            self.arrays[key] = matrix.dense(values)
             return {"array": key}
         order = np.lexsort((matrix.columns, matrix.rows))
         self.arrays[f"{key}/data"] = values[order].astype(np.int64)
@@ -318,8 +315,9 @@ class _Writer:
 
     def _synapse_name(self, path: Path) -> str:
         wanted = path.synapse.name if path.synapse is not None else f"{path.source.name} to {path.target.name}"
-        taken = sum(synapse.get("name", "").split("#")[0] == wanted for synapse in self.synapses)
-        return f"{wanted}#{taken}" if taken else wanted
+        taken = {synapse["name"] for synapse in self.synapses}
+        numbered = (f"{wanted}#{i}" for i in itertools.count(1))
+        return next(name for name in itertools.chain([wanted], numbered) if name not in taken)
 
     # --- host ---
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from snn2chip.errors import S2CError
 from snn2chip.ir import layers as L
 from snn2chip.ir.layers import Array, Shape, windows
 from snn2chip.simulate.ops import NumpyOps, apply
@@ -21,7 +20,7 @@ SignMode = Literal["MIXED", "EXCITATORY", "INHIBITORY"]
 class Matrix:
     """A sparse matrix [rows, columns] between row-major flattened tensors; entries may have a delay in steps.
 
-    No (row, column) occurs twice, and no weight is zero.
+    No (row, column, delay) occurs twice, and no weight is zero.
     """
 
     rows: Array
@@ -37,14 +36,12 @@ class Matrix:
         """Entries of any shape that broadcast against each other; equal places are summed, zeros dropped."""
         delays = np.zeros((), dtype=np.int64) if delays is None else delays
         r, c, w, d = (a.ravel() for a in np.broadcast_arrays(rows, columns, weights, delays))
-        place, first, inverse = np.unique(r * shape[1] + c, return_index=True, return_inverse=True)
-        if (d != d[first][inverse]).any():
-            raise S2CError("two synapses of one pair of neurons have different delays")
+        place, inverse = np.unique((d * shape[0] + r) * shape[1] + c, return_inverse=True)
         total = np.zeros(len(place), dtype=np.int64)
         np.add.at(total, inverse, w)
-        kept = total != 0
-        place, first = place[kept], first[kept]
-        return cls(place // shape[1], place % shape[1], total[kept], d[first], shape)
+        place, total = place[total != 0], total[total != 0]
+        row = place // shape[1]
+        return cls(row % shape[0], place % shape[1], total, row // shape[0], shape)
 
     @classmethod
     def identity(cls, size: int) -> Matrix:
@@ -72,6 +69,17 @@ class Matrix:
     def reordered(self, rows: Array, columns: Array) -> Matrix:
         """The same map between tensors whose element i is kept at place ``rows[i]`` and ``columns[i]``."""
         return Matrix.of(rows[self.rows], columns[self.columns], self.weights, self.shape, self.delays)
+
+    def layers(self) -> list[Matrix]:
+        """Summands in which no (row, column) occurs twice, as one synapse process needs them."""
+        _, inverse, count = np.unique(self.rows * self.shape[1] + self.columns, return_inverse=True, return_counts=True)
+        order = np.argsort(inverse, kind="stable")
+        rank = np.empty(len(order), dtype=np.int64)
+        rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
+        return [self._part(rank == i) for i in range(int(count.max(initial=1)))]
+
+    def _part(self, kept: Array) -> Matrix:
+        return Matrix(self.rows[kept], self.columns[kept], self.weights[kept], self.delays[kept], self.shape)
 
     def dense(self, entries: Array) -> Array:
         """``entries`` at their places in a full matrix of zeros."""

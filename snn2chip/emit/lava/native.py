@@ -67,18 +67,18 @@ def _threshold(neuron: IntegerLIF, worst: Bounds) -> tuple[Array | None, str]:
     if any(x is not None and x.any() for x in (neuron.bias_u, neuron.v_start)):
         return None, "its current has a bias, or its membrane does not start at zero"
     if neuron.v_threshold is None:
-        if worst.v <= _THRESHOLD_MAX << _LAVA.threshold_shift:
+        if max(worst.u, worst.v) <= _THRESHOLD_MAX << _LAVA.threshold_shift:
             return np.asarray(_THRESHOLD_MAX), ""
         return None, "it never fires, and its membrane may pass the largest threshold"
     if neuron.native:
         return neuron.v_threshold, ""
     if not dataclasses.replace(neuron, fire=">").native:
         return None, f"Lava's LIF resets to zero in the step of the spike, this one not ({neuron.describe()})"
-    # v >= T is v > T - 1 where v stays on the threshold's grid: nothing decays by a part, nothing saturates.
+    # v >= T is v > T - 1 where v stays on the threshold's grid: nothing decays by a part, wraps or saturates.
     one, grid = 1 << _LAVA.decay_bits, 1 << _LAVA.threshold_shift
     stays = bool((neuron.decay_v % one == 0).all() and (neuron.decay_u % one == 0).all())
     stays = stays and not (np.asarray(parameters(neuron, _LAVA)["bias"]) % grid).any()
-    if not stays or worst.v >= 1 << (_LAVA.voltage_bits - 1):
+    if not stays or max(worst.u, worst.v) >= 1 << (_LAVA.voltage_bits - 1):
         return None, "it fires at v >= v_threshold, Lava's LIF at v > v_threshold"
     return neuron.v_threshold - 1, ""
 

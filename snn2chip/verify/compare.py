@@ -6,7 +6,6 @@ in the sample's clock, [N, T, ...].
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -185,7 +184,9 @@ def _outputs(expected: Array, found: Array) -> LayerComparison:
     unequal = expected != found
     first = None
     if unequal.any():
-        first = dataclasses.replace(_first(OUTPUTS, "read-out", unequal, expected, found), step=None)
+        index = _first_index(unequal)
+        values = expected[index].item(), found[index].item()
+        first = Divergence(OUTPUTS, "read-out", index[0], None, index[1:], *values)
     return LayerComparison(OUTPUTS, {"read-out": unequal.size}, {"read-out": int(unequal.sum())}, first)
 
 
@@ -195,9 +196,12 @@ def _unequal(a: Array, b: Array, binary: bool) -> Array:
 
 
 def _first(name: str, quantity: str, unequal: Array, expected: Array, found: Array) -> Divergence:
-    index = tuple(int(i) for i in np.unravel_index(int(np.argmax(unequal)), unequal.shape))
-    values = expected[index].item(), found[index].item()
-    return Divergence(name, quantity, index[0], index[1] if len(index) > 1 else None, index[2:], *values)
+    index = _first_index(unequal)
+    return Divergence(name, quantity, index[0], index[1], index[2:], expected[index].item(), found[index].item())
+
+
+def _first_index(unequal: Array) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(unequal)), unequal.shape))
 
 
 def _spike_statistics(expected: Array, found: Array) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def conv_then_dense() -> tuple[Program, np.ndarray]:
         node("lif1", Neuron(IntegerLIF(A(130), A(300), A(4096), per_channel)), "conv"),
         node("flat", Flatten(), "lif1"),
         node("dense", Linear(_even(rng, 5, 4 * 5 * 3)), "flat"),
-        node("lif2", Neuron(IntegerLIF(rng.integers(100, 300, 5), A(0), A(2000), A(5))), "dense"),
+        node("lif2", Neuron(IntegerLIF(rng.integers(900, 3000, 5), A(0), A(2000), A(5))), "dense"),
         node("readout", Readout("sum"), "lif2"),
         node("output", Output(), "readout"),
     ]

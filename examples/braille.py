@@ -1,6 +1,6 @@
 """Compile the NIR paper's recurrent Braille network, trained in snnTorch, for Loihi 2, and measure what it costs.
 
-Needs the folder ``braille`` of the conformance material (``SNN2CHIP_MATERIAL``, or ``../shared/material``), which is not
+Needs the folder ``braille`` of the conformance material (``SNN2CHIP_MATERIAL``, or ``../shared/material``), not a
 part of the repository; without it, the example says so and ends.
 
     python examples/braille.py [out/braille]

@@ -17,6 +17,7 @@ from snn2chip.ir.layers import Array
 from snn2chip.ir.program import LayerQuantization, Program
 from snn2chip.mapping import check, estimate
 from snn2chip.report import statistics
+from snn2chip.simulate.engine import fan_out
 from snn2chip.verify.measure import (
     ISOLATED_SAMPLES,
     MEMBRANE_RANGE,
@@ -219,11 +220,14 @@ def _first(measured: Measurement) -> Json | None:
 
 
 def _operations(program: Program, measured: Measurement) -> list[Json]:
+    shapes = program.shapes()
     rows = [dataclasses.asdict(use) for use in usage(program, measured.counts)]
-    synapses = {layer.name: layer.synapses for layer in estimate(program).layers}
     for row in rows:
-        row["placement"] = program[row["name"]].placement
-        row["synapses"] = synapses.get(row["name"])
+        node = program[row["name"]]
+        row["placement"] = node.placement
+        dense = int(fan_out(node.layer, shapes[node.inputs[0].source]).sum()) if node.layer.synaptic else None
+        row["synapses"] = dense
+        row["activity"] = row["synops"] / (dense * measured.steps) if dense and node.placement == "chip" else None
     return rows
 
 

@@ -334,7 +334,9 @@ def _operations(report: Json) -> list[Block]:
         (
             row["name"],
             row["placement"],
+            number(row["synapses"]),
             number(row["synops"]),
+            percent(row["activity"]),
             number(row["spikes"]),
             number(row["neuron_updates"]),
             number(row["macs"]),
@@ -342,12 +344,14 @@ def _operations(report: Json) -> list[Block]:
         for row in rows
     ]
     total = [sum(row[key] for row in rows) for key in ("synops", "spikes", "neuron_updates", "macs")]
-    sums = ("Total", "", *map(number, total))
-    columns = ("Layer", "Runs on", "SynOps", "Spikes", "Neuron updates", "Host MACs")
+    synops, *others = map(number, total)
+    sums = ("Total", "", "", synops, "", *others)
+    columns = ("Layer", "Runs on", "Synapses", "SynOps", "Active", "Spikes", "Neuron updates", "Host MACs")
     caption = (
-        "Per inference, mean over the samples. One SynOp per input event and existing synapse; host work kept apart."
+        "Per inference, mean over the samples. One SynOp per input event and existing synapse; “active” is their share "
+        "of all synapses in all time steps. Host work is kept apart."
     )
-    blocks: list[Block] = [_table(columns, [*table, sums], range(2, 6), caption)]
+    blocks: list[Block] = [_table(columns, [*table, sums], range(2, 8), caption)]
     synaptic = [row for row in rows if row["synops"]]
     if synaptic:
         values = [row["synops"] for row in synaptic]

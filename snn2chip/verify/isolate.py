@@ -8,6 +8,7 @@ float network's own spikes as its input".
 from __future__ import annotations
 
 import dataclasses
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from snn2chip.ir.layers import Input, Neuron, Output
 from snn2chip.ir.program import Format, Program
 
 _SPIKES = Format(1, False, 1.0, overflow="error")
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
+
 _INPUT, _OUTPUT = "input of the cut", "output of the cut"
 
 
@@ -81,7 +84,7 @@ def fires(node: Node) -> bool:
     return not node.layer.kind.endswith("LI")
 
 
-def _cut(network: Network, nodes: list[Node], source: str) -> Network:
+def _cut(network: AnyNetwork, nodes: list[Node], source: str) -> AnyNetwork:
     """A network of ``nodes`` in which the spikes of ``source`` are the data."""
 
     def entering(node: Node) -> Node:
@@ -89,5 +92,5 @@ def _cut(network: Network, nodes: list[Node], source: str) -> Network:
         return dataclasses.replace(node, inputs=tuple(edges))
 
     entrance = Node(_INPUT, Input(network.shapes()[source]))
-    nodes = in_order([entrance, *map(entering, nodes)])
-    return dataclasses.replace(network, nodes=nodes, coding="steps")
+    ordered = in_order([entrance, *map(entering, nodes)])
+    return dataclasses.replace(network, nodes=ordered, coding="steps")  # type: ignore[type-var]

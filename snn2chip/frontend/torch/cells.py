@@ -31,6 +31,7 @@ class Cell:
         states: what each further argument is, by position after the input and by keyword.
         attributes: which of the module's attributes hold a state after the call.
         carries: whether state is kept from one call to the next (a loop that starts anew at each call does not).
+        delay: steps by which the spikes leave late.
     """
 
     model: LIF
@@ -40,6 +41,7 @@ class Cell:
     keywords: Mapping[str, Port] = field(default_factory=dict)
     attributes: Mapping[str, Port] = field(default_factory=dict)
     carries: bool = True
+    delay: int = 0
 
 
 class Adapter(Protocol):

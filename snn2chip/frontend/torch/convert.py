@@ -19,7 +19,7 @@ from snn2chip.frontend.torch.elements import CONSTANT, STATIC, Elements, Rows, S
 from snn2chip.frontend.torch.operations import Context, combined, only_moves, translate
 from snn2chip.frontend.torch.recorder import Call, Recording, Ref
 from snn2chip.ir.graph import Coding, Edge, Graph, Node, Source, in_order
-from snn2chip.ir.layers import Array, Input, Neuron, Output, Readout, Scale, Shape
+from snn2chip.ir.layers import Array, Delay, Input, Neuron, Output, Readout, Scale, Shape
 from snn2chip.neurons.lif import LIF
 
 How = Literal["mean", "sum", "last", "max"]
@@ -208,6 +208,13 @@ class _Conversion:
     def _population(self, call: Call, fed: Signal, model: LIF, key: Any) -> Signal:
         return self.builder.add(Neuron(model), [fed], key, call.source, call.name, timed=True)
 
+    def _delayed(self, out: Signal, port: str, cell: Cell) -> Signal:
+        """An output of a population, as late as the module gives it."""
+        signal = self._port(out, port)
+        if port != "out" or not cell.delay:
+            return signal
+        return self.builder.add(Delay(cell.delay), [signal], cell.delay, self.builder.nodes[out.name].source, "delay")
+
     def _expect(self, call: Call, found: Rows, step: int) -> Signal:
         """The signal of one step's input, all samples present."""
         signal = self.context.signal(found.patterns[0], call)
@@ -256,7 +263,7 @@ class _Conversion:
             ids = self.context.value(ref, call) if ref.call.depends_on_data else torch.full((), CONSTANT)
             whole = ids.numel() == self.batch * out.size and not bool((ids < 0).any())
             which, t, _, _ = self.elements.read(ids.clamp(min=0).contiguous())
-            same = bool((which == self._port(out, port).index).all() and (t == call.index - 1).all())
+            same = bool((which == self._delayed(out, port, cell).index).all() and (t == call.index - 1).all())
             if not (whole and same):
                 raise S2CError(
                     "a neuron's state is changed between two steps",
@@ -276,7 +283,7 @@ class _Conversion:
             port = cell.returns[int(name)] if int(name) < len(cell.returns) else None
         if port is None:
             return None
-        signal = self._port(out, port)
+        signal = self._delayed(out, port, cell)
         parts = []
         for step, rows in enumerate(found, first):
             ids = self.elements.ids(signal, torch.full_like(rows.n, step), rows.n)

@@ -49,12 +49,14 @@ class Probe:
         args: arguments of its first call: the input, then states.
         calls: how often it was called in one sample.
         time_axis: axis of the input it loops over, None where it is called at every step.
+        delay: steps by which its spikes leave late; they are asked for that much later.
     """
 
     module: nn.Module
     args: tuple[Any, ...]
     calls: int
     time_axis: int | None = None
+    delay: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,6 +68,9 @@ class Probe:
 
     def __call__(self, xs: list[Tensor]) -> tuple[list[Tensor], list[Shown]]:
         """Spikes at every step, and at every step what else of the same shape the module returned or holds."""
+        if self.delay:
+            spikes, shown = replace(self, delay=0)([*xs, *[torch.zeros_like(xs[0])] * self.delay])
+            return spikes[self.delay :], shown[: len(xs)]
         module = copy.deepcopy(self.module)
         with torch.no_grad():
             if self.time_axis is not None:
@@ -103,9 +108,10 @@ def identify(probe: Probe) -> Cell:
     Raises:
         S2CError: it is none that is known; the message says what was found.
     """
-    if probe.calls == 1 and len(probe.args) == 1:
-        probe = replace(probe, time_axis=_time_axis(probe))
     try:
+        if len(probe.args) == 1:
+            probe = replace(probe, time_axis=_time_axis(probe))
+        probe = replace(probe, delay=_delay(probe))
         answers = _ask(probe)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise S2CError("it does not run on its own", why=f"{type(error).__name__}: {error}") from None
@@ -202,6 +208,13 @@ def _boundary(probe: Probe, before: list[Tensor], spike_value: float) -> tuple[T
         fired = _fires(probe, [*before, middle], spike_value)
         low, high = torch.where(fired, low, middle), torch.where(fired, middle, high)
     return low, high
+
+
+def _delay(probe: Probe) -> int:
+    """1 where the spike of an input leaves one step later: the fire test comes before the membrane is updated."""
+    strong, nothing = torch.full(probe.shape, _LARGEST), torch.zeros(probe.shape)
+    first, second = probe([strong, nothing])[0]
+    return int(not bool((first > 0).any()) and bool((second > 0).all()))
 
 
 def _time_axis(probe: Probe) -> int | None:
@@ -414,7 +427,7 @@ def _confirmed(probe: Probe, a: _Answers, model: LIF, exact: bool) -> Cell | Non
     if None in states:
         return None
     carries = probe.time_axis is None or _remembers(probe, a)
-    return Cell(model, probe.time_axis, returns, states, {}, attributes, carries)  # type: ignore[arg-type]
+    return Cell(model, probe.time_axis, returns, states, {}, attributes, carries, probe.delay)  # type: ignore[arg-type]
 
 
 def agrees(model: LIF, xs: list[Tensor], expected: list[Tensor], exact: bool) -> bool:

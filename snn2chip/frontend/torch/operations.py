@@ -126,7 +126,7 @@ _ADVICE = {
     "sigmoid": "a sigmoid on the path of spikes has no counterpart on the chip",
     "tanh": "a tanh on the path of spikes has no counterpart on the chip",
 }
-_COMPARISONS = frozenset(
+COMPARISONS = frozenset(
     [
         "gt",
         "ge",
@@ -219,6 +219,20 @@ def _moves_before(call: Call, argument: int) -> Iterator[Call]:
         refs, argument = [ref for ref in before.refs() if ref.call.depends_on_data], 0
 
 
+_ELEMENTWISE = (
+    COMPARISONS
+    | _CASTS
+    | frozenset(
+        "add sub rsub mul div neg where clamp clamp_min clamp_max masked_fill abs pow square logical_not exp".split()
+    )
+)
+
+
+def computes_across(call: Call) -> bool:
+    """Whether an operation's elements depend on more than the elements at their own place."""
+    return _ALIASES.get(call.name, call.name) not in _ELEMENTWISE
+
+
 def only_moves(call: Call) -> bool:
     """Whether an operation computes nothing."""
     return call.name in _MOVES or call.name in _CASTS or call.name in _DROPOUTS
@@ -242,7 +256,7 @@ def translate(context: Context, call: Call) -> list[Value]:
         return _move(context, call)
     if name in _CASTS or name in _DROPOUTS:
         return _identity(context, call)
-    if name in _COMPARISONS:
+    if name in COMPARISONS:
         raise S2CError(
             "a value is compared with a threshold outside a neuron that is known",
             where=place(call),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 import types
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,8 +16,10 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from snn2chip.errors import S2CError, UsageError
+from snn2chip.frontend.torch.cells import Cell
 from snn2chip.frontend.torch.convert import ConversionError, How, Layout, Traced, convert
 from snn2chip.frontend.torch.gate import check_equal
+from snn2chip.frontend.torch.regions import extract, thresholds
 from snn2chip.frontend.torch.recorder import Recording, Ref, record
 from snn2chip.frontend.torch.state import preserved, reset
 from snn2chip.frontend.torch.survey import Survey, survey
@@ -26,6 +30,7 @@ Select = int | str | Callable[[Any], Any] | None
 TimeAxis = int | None | types.EllipsisType
 _READOUTS = ("mean", "sum", "last", "max")
 _LARGEST_BATCH = 4
+_NOT_USER = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
 def trace(
@@ -161,6 +166,7 @@ class Job:
     dt: float | None
     survey: Survey = None  # type: ignore[assignment]
     driven: Layout | None = None
+    plain: dict[str, Cell] = field(default_factory=dict)
     chosen: str = ""
 
     def trace(self) -> tuple[Traced, Layout]:
@@ -199,10 +205,15 @@ class Job:
         Raises:
             ConversionError: the recording makes no graph.
         """
+        steps = self._steps()
         recording = record(self.model, self._call(layout), x, self.survey.cells)
+        try:
+            recording, self.plain = extract(recording, steps, self.plain)
+        except S2CError as error:
+            raise ConversionError(error, 0) from None
+        cells = {**self.survey.cells, **self.plain}
         readout = None if self.driven else self.readout
-        output = self._deployed(recording)
-        return convert(self.model, recording, self.survey.cells, layout, self._steps(), output, readout, self.dt)
+        return convert(self.model, recording, cells, layout, steps, self._deployed(recording), readout, self.dt)
 
     def _with_doubts(self, error: S2CError) -> S2CError:
         """Add what is known of modules that looked like neurons but are none that is known."""
@@ -212,13 +223,13 @@ class Job:
             error.fix = error.fix or "register it: snn2chip.frontend.torch.register_neuron(YourNeuron, to_lif)"
         return error
 
-    def _call(self, layout: Layout) -> Run:
+    def _call(self, layout: Layout | None) -> Run:
         """How one batch is run."""
         if self.run is not None:
-            return self.run
-        if self.driven is None:
-            return _call_once
-        steps, how, select = self._steps(), self.readout or "mean", self._select
+            return _reporting(self.run)
+        if self.driven is None or layout is None:
+            return _reporting(_call_once)
+        steps, how, select = self.time_steps or 1, self.readout or "mean", self._select
 
         def loop(model: nn.Module, x: Tensor) -> Tensor:
             reset(model)
@@ -226,35 +237,29 @@ class Job:
             outputs = torch.stack([select(model(frame)) for frame in frames])
             if how == "last":
                 return outputs[-1]
-            return outputs.amax(0) if how == "max" else getattr(outputs, how)(0)
+            combined: Tensor = outputs.amax(0) if how == "max" else getattr(outputs, how)(0)
+            return combined
 
-        return loop
+        return _reporting(loop)
 
     # ------------------------------------------------------------------ first look
 
     def _surveyed(self) -> Survey:
         """Run once; a model that computes a single step is driven by the tracer."""
         if self.run is not None:
-            return survey(self.model, self.run, self.x)
+            return self._looked(None)
         layouts = self._single_step_layouts()
         found: Survey | None = None
-        failure: Exception | None = None
+        failure: RunError | None = None
         try:
-            found = survey(self.model, _call_once, self.x)
-        except S2CError:
-            raise
-        except Exception as error:
+            found = self._looked(None)
+        except RunError as error:
             failure = error
         single = found is not None and not found.loops and found.steps == {1}
         if found is not None and not (single and self.time_steps != 1):
             return found
-        if found is None and not layouts:
-            raise S2CError(
-                f"{type(self.model).__name__} does not run on the example",
-                why=f"{type(failure).__name__}: {failure}",
-                fix="give one batch as the model takes it, time_steps= if it computes a single step, "
-                "or run=my_run with my_run(model, x) -> output",
-            ) from None
+        if failure is not None and not layouts:
+            raise failure
         if self.time_steps is None:
             raise S2CError(
                 "the number of time steps is not known",
@@ -269,7 +274,13 @@ class Job:
         if len(options) != 1:
             raise _ambiguous(self.x, [o.time_axis for o in options])
         self.driven = options[0]
-        return survey(self.model, self._call(self.driven), self.x)
+        return self._looked(self.driven)
+
+    def _looked(self, layout: Layout | None) -> Survey:
+        """The neuron modules, and the lines of plain code that compare like neurons."""
+        found = survey(self.model, self._call(layout), self.x)
+        found.lines = thresholds(record(self.model, self._call(layout), self.x, found.cells))
+        return found
 
     def _single_step_layouts(self) -> list[Layout]:
         """Time axes along which the model takes frames of the example."""
@@ -283,13 +294,13 @@ class Job:
     def _runs(self, x: Tensor) -> bool:
         try:
             with torch.no_grad():
-                _call_once(self.model, x)
-        except Exception:
+                self._call(None)(self.model, x)
+        except RunError:
             return False
         return True
 
     def _steps(self) -> int:
-        if not self.survey.cells:
+        if not self.survey.cells and not self.survey.lines:
             detail = "; ".join(f"{path}: {reason}" for path, reason in self.survey.doubts.items())
             raise S2CError(
                 "no spiking neuron was found",
@@ -301,7 +312,7 @@ class Job:
         seen = self.survey.steps
         steps = self.time_steps or max(seen)
         if seen != {steps} and (self.time_steps is not None or len(seen) > 1) and steps not in seen:
-            counts = {**self.survey.calls, **self.survey.loops}
+            counts = {**self.survey.calls, **self.survey.loops, **self.survey.lines}
             raise S2CError(
                 f"time_steps is {steps}, but that is not what the model does",
                 why=", ".join(f"{path} runs {n} steps" for path, n in list(counts.items())[:4]),
@@ -334,7 +345,7 @@ class Job:
         try:
             with torch.no_grad():
                 self._call(layout)(self.model, small)
-        except Exception:
+        except RunError:
             return self.x
         return small
 
@@ -373,6 +384,31 @@ def _shape_of(out: Any) -> str:
     if isinstance(out, Mapping):
         return f"a dict with {', '.join(map(repr, out))}"
     return f"{len(out)} values" if isinstance(out, (tuple, list)) else f"a {type(out).__name__}"
+
+
+class RunError(S2CError):
+    """The user's own code failed."""
+
+
+def _reporting(run: Run) -> Run:
+    """``run``, its failures reported with the line of the user's code."""
+
+    def reporting(model: nn.Module, x: Any) -> Any:
+        try:
+            return run(model, x)
+        except S2CError:
+            raise
+        except Exception as error:
+            frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_NOT_USER)]
+            raise RunError(
+                f"{type(model).__name__} does not run on an example of shape {tuple(x.shape)}",
+                where=f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "",
+                why=f"{type(error).__name__}: {error}",
+                fix="give one batch as the model takes it, time_steps=T if it computes a single step, "
+                "or run=my_run with my_run(model, x) -> output",
+            ) from error
+
+    return reporting
 
 
 def _call_once(model: nn.Module, x: Any) -> Any:

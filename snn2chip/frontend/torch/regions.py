@@ -1,0 +1,334 @@
+"""Neurons written as plain code: find the update in the recording and make a neuron call of it.
+
+Every operation has a site: the line of code, with the lines that called it. A site that runs T times is part of the time loop,
+and its k-th run is step k. Rolled by site, the recording has cycles: values of step t−1 read at step t. A cycle of
+elementwise operations with a comparison is a neuron. It is cut out, made callable, and identified like any other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from snn2chip.errors import S2CError
+from snn2chip.frontend.torch.cells import Cell
+from snn2chip.frontend.torch.identify import Probe, identify
+from snn2chip.frontend.torch.operations import COMPARISONS, computes_across, place
+from snn2chip.frontend.torch.recorder import Call, Recording, Ref
+from snn2chip.ir.graph import Source
+
+_Site = tuple[Any, ...]
+
+
+def thresholds(recording: Recording) -> dict[str, int]:
+    """Lines that compare traced data outside any known neuron → how often they ran, per place that calls them."""
+    compared = [c for c in recording.calls if c.name in COMPARISONS]
+    counts = Counter(c.site for c in compared)
+    # At the first step a membrane may still be a constant.
+    return {place(c): counts[c.site] for c in compared if c.depends_on_data}
+
+
+def extract(recording: Recording, steps: int, known: Mapping[str, Cell]) -> tuple[Recording, dict[str, Cell]]:
+    """Replace every neuron written as plain code by a call of it.
+
+    Args:
+        known: neurons found so in an earlier recording of the same model, by name.
+
+    Returns:
+        The recording, and the neurons by name. A recording without such code is returned as it is.
+
+    Raises:
+        S2CError: a recurrence is no neuron that is known; the message says what was found.
+    """
+    if steps < 2 or not thresholds(recording):
+        return recording, {}
+    rolled = _Rolled(recording, steps)
+    cells: dict[str, Cell] = {}
+    regions = rolled.regions()
+    for i, region in enumerate(regions):
+        name = region.name(cells)
+        cells[name] = known[name] if name in known else _identified(region, name)
+        moved = rolled.replace(region, name)
+        for later in regions[i + 1 :]:
+            later.inputs = [moved.get((id(ref.call), ref.out), ref) for ref in later.inputs]
+    return Recording(rolled.calls, recording.input, rolled.output), cells
+
+
+def _identified(region: _Region, name: str) -> Cell:
+    try:
+        return identify(Probe(_Callable(region), (region.entry(0),), region.steps))
+    except S2CError as error:
+        raise S2CError(
+            f"the recurrence behind {name} is no neuron that is known",
+            where=str(region.source),
+            why=f"{error.what}{': ' + error.why if error.why else ''}",
+            fix="put it into a module of its own and snn2chip.frontend.torch.register_neuron(YourNeuron, to_lif)",
+        ) from None
+
+
+@dataclass
+class _Region:
+    """One neuron's operations: ``runs[t]`` are those of step t, in order.
+
+    Args:
+        inputs: per step, the one traced tensor it reads from outside.
+        outputs: (site, output) of what is read outside, spikes first.
+    """
+
+    runs: list[list[Call]]
+    sites: dict[int, _Site]
+    inputs: list[Ref]
+    outputs: list[tuple[_Site, int]]
+    steps: int
+
+    @property
+    def source(self) -> Source:
+        return self.runs[-1][0].source
+
+    def entry(self, step: int) -> Tensor:
+        """Its input at one step, as recorded."""
+        ref = self.inputs[step]
+        return ref.call.values[ref.out]
+
+    def name(self, taken: Mapping[str, Cell]) -> str:
+        """After the module it is written in, or else after the layer that feeds it."""
+        owner = self.runs[-1][0].module or self.inputs[-1].call.module
+        name = f"{owner}.neuron" if owner else "neuron"
+        return name if name not in taken else next(n for i in range(2, 999) if (n := f"{name}_{i}") not in taken)
+
+
+class _Callable(nn.Module):
+    """A region as a module that is called at every step and keeps its state."""
+
+    def __init__(self, region: _Region) -> None:
+        super().__init__()
+        self.region = region
+        self.step = 0
+        self.state: dict[tuple[_Site, int], Tensor] = {}
+
+    def __deepcopy__(self, memo: Any) -> _Callable:
+        return _Callable(self.region)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        region = self.region
+        # The first step may be written differently: its states are Python numbers or constants.
+        at = 0 if self.step == 0 else -1
+        calls, entry = region.runs[at], region.inputs[at]
+        own = {id(c) for c in calls}
+        now: dict[tuple[_Site, int], Tensor] = {}
+        batch = region.entry(0).shape[0]
+
+        def value(leaf: Any) -> Any:
+            if not isinstance(leaf, Ref):
+                return leaf
+            site = region.sites.get(id(leaf.call))
+            if site is not None:
+                return (now if id(leaf.call) in own else self.state)[site, leaf.out].clone()
+            if leaf.call is entry.call and leaf.out == entry.out:
+                return x
+            constant = leaf.call.values[leaf.out]
+            whole = constant.ndim == x.ndim and constant.shape[0] == batch != x.shape[0]
+            return constant[: x.shape[0]] if whole else constant.clone()
+
+        for call in calls:
+            args, kwargs = pytree.tree_map(value, (call.args, call.kwargs), is_leaf=lambda a: isinstance(a, Ref))
+            assert call.func is not None
+            out = call.func(*args, **kwargs)
+            for i, tensor in enumerate(leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)):
+                now[region.sites[id(call)], i] = tensor
+        self.step += 1
+        self.state = now
+        return tuple(now[key].to(x.dtype).broadcast_to(x.shape) for key in region.outputs)
+
+
+class _Rolled:
+    """A recording by site and step."""
+
+    def __init__(self, recording: Recording, steps: int) -> None:
+        self.calls, self.output, self.steps = list(recording.calls), recording.output, steps
+        by_site: dict[_Site, list[Call]] = {}
+        for call in self.calls:
+            if call.kind != "input" and call.site:
+                by_site.setdefault((call.name, *call.site), []).append(call)
+        # A site missing once did not run at the first step, where its operand was still a Python number.
+        self.runs = {s: [None] * (steps - len(c)) + c for s, c in by_site.items() if len(c) in (steps, steps - 1)}
+        self.site = {id(c): s for s, calls in self.runs.items() for c in calls if c is not None}
+        self.step = {id(c): t for calls in self.runs.values() for t, c in enumerate(calls) if c is not None}
+        self.readers: dict[int, list[Call]] = {}
+        for call in self.calls:
+            for ref in call.refs():
+                self.readers.setdefault(id(ref.call), []).append(call)
+
+    def regions(self) -> list[_Region]:
+        """Recurrences that compare, in the order of the network."""
+        cycles = self._cycles()
+        found: list[_Region] = []
+        done: set[_Site] = set()
+        for site, calls in self.runs.items():
+            last = calls[-1]
+            if last is None or last.name not in COMPARISONS or not last.depends_on_data or site in done:
+                continue
+            sites = self._membrane(site, cycles)
+            done |= sites
+            found.append(self._region(sites))
+        return found
+
+    def _cycles(self) -> dict[_Site, frozenset[_Site]]:
+        """For every site on a cycle, the sites of its cycles (strongly connected components of the last step)."""
+        reads = {site: self._reads(site) for site in self.runs}
+        return {s: c for c in _components(reads) if len(c) > 1 or any(s in reads[s] for s in c) for s in c}
+
+    def _reads(self, site: _Site) -> set[_Site]:
+        call = self.runs[site][-1]
+        return {self.site[id(ref.call)] for ref in call.refs() if id(ref.call) in self.site} if call else set()
+
+    def _membrane(self, comparison: _Site, cycles: Mapping[_Site, frozenset[_Site]]) -> set[_Site]:
+        """The cycle a comparison is on, or reads through elementwise operations; what turns it into a number included."""
+        sites = {comparison}
+        pending = [comparison]
+        while pending:
+            site = pending.pop()
+            if site in cycles:
+                sites |= cycles[site]
+                continue
+            for before in self._reads(site):
+                call = self.runs[before][-1]
+                if before not in sites and call is not None and call.kind == "op" and not computes_across(call):
+                    if before in cycles or self._reads(before) & set(cycles):
+                        sites.add(before)
+                        pending.append(before)
+        last = self.runs[comparison][-1]
+        for reader in self.readers.get(id(last), []):
+            if reader.name in ("float", "to", "type", "type_as") and id(reader) in self.site:
+                sites.add(self.site[id(reader)])
+        return sites
+
+    def _region(self, sites: set[_Site]) -> _Region:
+        runs = [
+            sorted((c for s in sites if (c := self.runs[s][t]) is not None), key=self.calls.index)
+            for t in range(self.steps)
+        ]
+        last = runs[-1]
+        across = [c for c in last if computes_across(c) or c.kind == "neuron"]
+        if across:
+            raise S2CError(
+                "a neuron's spikes come back to it through a layer",
+                where=place(across[0]),
+                why="recurrent connections written as plain code are not traced",
+            )
+        own = {id(c) for run in runs for c in run}
+        entry = self._outside(last, own)
+        at_step = self.runs.get(self.site.get(id(entry.call), ()), [entry.call] * self.steps)
+        inputs = [Ref(call, entry.out) for call in at_step if call is not None]
+        if len(inputs) != self.steps:
+            raise S2CError("a recurrence has no input at the first step", where=place(last[0]))
+        region = _Region(runs, {id(c): self.site[id(c)] for run in runs for c in run}, inputs, [], self.steps)
+        used = {
+            (self.site[id(ref.call)], ref.out)
+            for call in self.calls
+            if id(call) not in own
+            for ref in call.refs()
+            if id(ref.call) in own
+        }
+        used |= {(self.site[id(r.call)], r.out) for r in _refs(self.output) if id(r.call) in own}
+        region.outputs = sorted(used, key=lambda key: not _binary(self.runs[key[0]], key[1]))
+        return region
+
+    def _outside(self, run: list[Call], own: set[int]) -> Ref:
+        found = {
+            (id(r.call), r.out): r for c in run for r in c.refs() if id(r.call) not in own and r.call.depends_on_data
+        }
+        if len(found) != 1:
+            raise S2CError(
+                f"a recurrence reads {len(found)} computed values",
+                where=place(run[0]),
+                why="a neuron has one input, the sum of its synapses",
+                fix="put the neuron's update into a module of its own",
+            )
+        return next(iter(found.values()))
+
+    def replace(self, region: _Region, name: str) -> dict[tuple[int, int], Ref]:
+        """Put one neuron call per step where the region's operations were; returns what became of their outputs."""
+        moved: dict[tuple[int, int], Ref] = {}
+        own = {id(c) for run in region.runs for c in run}
+        after: dict[int, list[Call]] = {}
+        for step, (run, entry) in enumerate(zip(region.runs, region.inputs, strict=True)):
+            at = {region.sites[id(c)]: c for c in run}
+            found = [at[site] for site, _ in region.outputs]
+            values = [c.values[i].to(region.entry(0).dtype) for c, (_, i) in zip(found, region.outputs, strict=True)]
+            ports = tuple(str(i) for i in range(len(values)))
+            source = Source(name, region.source.file, region.source.line)
+            call = Call("neuron", "neuron", None, (entry,), {}, values, name, source, (), step, ports, True)
+            after.setdefault(id(entry.call), []).append(call)
+            moved.update(
+                {(id(c), i): Ref(call, k) for k, (c, (_, i)) in enumerate(zip(found, region.outputs, strict=True))}
+            )
+
+        def rebind(leaf: Any) -> Any:
+            return moved.get((id(leaf.call), leaf.out), leaf) if isinstance(leaf, Ref) else leaf
+
+        calls: list[Call] = []
+        for call in self.calls:
+            if id(call) not in own:
+                calls.append(call)
+            calls += after.get(id(call), [])
+        for call in calls:
+            call.args, call.kwargs = pytree.tree_map(
+                rebind, (call.args, call.kwargs), is_leaf=lambda a: isinstance(a, Ref)
+            )
+            call.depends_on_data |= any(ref.call.depends_on_data for ref in call.refs())
+        self.calls = calls
+        self.output = pytree.tree_map(rebind, self.output, is_leaf=lambda a: isinstance(a, Ref))
+        return moved
+
+
+def _refs(tree: Any) -> list[Ref]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Ref)]
+
+
+def _binary(calls: list[Call | None], out: int) -> bool:
+    values = [c.values[out] for c in calls if c is not None]
+    return all(bool(((v == 0) | (v == 1)).all()) for v in values)
+
+
+def _components(reads: Mapping[_Site, set[_Site]]) -> list[frozenset[_Site]]:
+    """Strongly connected components (Tarjan 1972, without recursion)."""
+    index: dict[_Site, int] = {}
+    low: dict[_Site, int] = {}
+    stack: list[_Site] = []
+    on_stack: set[_Site] = set()
+    found: list[frozenset[_Site]] = []
+    for root in reads:
+        work = [(root, iter(()))] if root not in index else []
+        while work:
+            site, successors = work[-1]
+            if site not in index:
+                index[site] = low[site] = len(index)
+                stack.append(site)
+                on_stack.add(site)
+                work[-1] = (site, successors := iter(reads.get(site, ())))
+            for after in successors:
+                if after not in index:
+                    work.append((after, iter(())))
+                    break
+                if after in on_stack:
+                    low[site] = min(low[site], low[after])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[site])
+                if low[site] == index[site]:
+                    component = []
+                    while True:
+                        component.append(stack.pop())
+                        on_stack.discard(component[-1])
+                        if component[-1] == site:
+                            break
+                    found.append(frozenset(component))
+    return found

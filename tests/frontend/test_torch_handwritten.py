@@ -1,0 +1,347 @@
+"""Hand-written networks: neurons identified by probing, several layouts, code with no neuron module at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_networks import (
+    C,
+    ConvNet,
+    H,
+    HandLIF,
+    Looping,
+    LoopLIF,
+    Spike,
+    StateLIF,
+    StrictSpike,
+    T,
+    frames,
+    images,
+    lively,
+)
+from torch_networks import per_step, watched
+
+from snn2chip.frontend.torch import Cell, register_neuron, trace
+from snn2chip.neurons.lif import LIF
+from snn2chip.simulate import simulate
+
+
+def loop_run(net: nn.Module, x: Tensor) -> Tensor:
+    for m in net.modules():
+        if isinstance(m, HandLIF):
+            m.reset()
+    return sum(net(frame) for frame in x)  # type: ignore[return-value]
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "hard": {},
+    "hard, strict": {"strict": True, "decay": 0.7},
+    "hard, elsewhere": {"v_reset": -0.25, "decay": 0.8},
+    "soft": {"reset": "soft", "decay": 0.6, "threshold": 0.9},
+    "soft, strict": {"reset": "soft", "decay": 0.9, "strict": True},
+    "soft, integrate and fire": {"reset": "soft", "decay": 1.0},
+    "hard, next step": {"reset": "gate", "decay": 0.75, "strict": True},
+    "soft, next step": {"reset": "next", "decay": 0.85, "strict": True},
+    "no reset": {"reset": "none", "decay": 0.5},
+    "tau": {"form": "tau", "decay": 2.5, "threshold": 0.6},
+    "tau, soft": {"form": "tau", "decay": 1.7, "reset": "soft", "threshold": 0.5},
+    "driven": {"form": "driven", "decay": 0.4, "threshold": 0.5},
+}
+
+
+@pytest.mark.parametrize("kind", [*VARIANTS, "per channel"])
+def test_neurons_with_a_state_are_identified(kind: str) -> None:
+    if kind == "per channel":
+        g = torch.Generator().manual_seed(1)
+        shapes = [(6, 1, 1), (8, 1, 1), (10,)]
+        neurons = [
+            HandLIF(decay=torch.rand(s, generator=g) * 0.5 + 0.3, threshold=torch.rand(s, generator=g) * 0.5 + 0.7)
+            for s in shapes
+        ]
+    else:
+        neurons = [HandLIF(**VARIANTS[kind]) for _ in range(3)]
+    net = lively(ConvNet(*neurons))
+    graph = trace(net, frames(0), run=loop_run)
+    for seed in (1, 2):
+        x = frames(seed)
+        with watched(net, net.neurons, lambda m, out: m.v.clone()) as seen:
+            out = loop_run(net, x)
+        result = simulate(graph, x.transpose(0, 1), record=("spikes", "v"))
+        for name, calls in seen.items():
+            spikes = per_step([s for s, _ in calls])
+            assert 0.02 < spikes.mean() < 0.98, f"{name} hardly changes: nothing is tested"
+            np.testing.assert_array_equal(result[name].spikes, spikes)
+            np.testing.assert_allclose(result[name].v, per_step([v for _, v in calls]), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(result.outputs, out.detach(), rtol=1e-5)
+
+
+def test_the_identified_numbers_are_the_modules_own() -> None:
+    net = lively(
+        ConvNet(HandLIF(decay=0.7, strict=True), HandLIF(form="tau", decay=2.5), HandLIF(reset="soft", threshold=0.9))
+    )
+    models = [n.layer.model for n in trace(net, frames(0), run=loop_run).neurons]
+    assert models[0] == LIF(np.asarray(1.0), np.asarray(0.7), fire=">")
+    assert models[1] == LIF(np.asarray(1.0), np.asarray(2.5), decay_form="tau")
+    assert models[2] == LIF(np.asarray(0.9), np.asarray(0.5), reset="soft")
+
+
+def test_a_time_loop_in_forward_with_direct_coding() -> None:
+    net = Looping(lively(ConvNet(HandLIF(), HandLIF(reset="soft"), HandLIF(strict=True))))
+    x = images(0)
+    graph = trace(net, x)
+    assert (graph.coding, graph.time_steps) == ("direct", T)
+    assert graph["readout"].layer.how == "mean"
+    assert {"net.conv1", "net.bn1"} <= graph.static()
+    with watched(net, net.net.neurons, lambda m, out: m.v.clone()) as seen:
+        out = net(x)
+    result = simulate(graph, x, record=("spikes",))
+    for name, calls in seen.items():
+        np.testing.assert_array_equal(result[f"net.{name}"].spikes, per_step([s for s, _ in calls]))
+    np.testing.assert_allclose(result.outputs, out.detach(), atol=1e-6)
+
+
+class MultiStep(nn.Module):
+    """[N, T, ...] with loops inside the neurons, one shared by two places, and layers folded over time."""
+
+    def __init__(self, axis: int, shared: bool) -> None:
+        super().__init__()
+        self.axis = axis
+        self.conv1, self.bn1 = nn.Conv2d(C, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.conv2, self.bn2 = nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.act = LoopLIF(axis=axis)
+        self.act2 = self.act if shared else LoopLIF(decay=0.25, hard=False, axis=axis)
+        self.pool, self.fc = nn.MaxPool2d(2), nn.Linear(8 * 9, 10)
+
+    def folded(self, x: Tensor, *layers: nn.Module) -> Tensor:
+        y = x.flatten(0, 1)
+        for layer in layers:
+            y = layer(y)
+        return y.view(*x.shape[:2], *y.shape[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.folded(x, self.conv1, self.bn1))
+        x = self.act2(self.folded(x, self.pool, self.conv2, self.bn2))
+        return self.fc(x.flatten(2)).mean(self.axis)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("shared", [False, True])
+def test_loops_inside_the_neurons(axis: int, shared: bool) -> None:
+    net = lively(MultiStep(axis, shared))
+    x = frames(0) if axis == 0 else frames(0).transpose(0, 1).contiguous()
+    graph = trace(net, x)
+    assert [n.name for n in graph.neurons] == ["act", "act.LoopLIF" if shared else "act2"]
+    modules = {"act": net.act} if shared else {"act": net.act, "act2": net.act2}
+    with watched(net, modules, lambda m, out: None) as seen:
+        out = net(x)
+    result = simulate(graph, frames(0).transpose(0, 1), record=("spikes",))
+    spikes = [per_step([s], axis) for calls in seen.values() for s, _ in calls]
+    for node, expected in zip(graph.neurons, spikes, strict=True):
+        assert 0.02 < expected.mean() < 0.98
+        np.testing.assert_array_equal(result[node.name].spikes, expected)
+    np.testing.assert_allclose(result.outputs, out.detach(), atol=1e-5)
+
+
+def test_membranes_passed_explicitly() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(12, 20), nn.Linear(20, 5)
+            self.lif1, self.lif2 = StateLIF(), StateLIF(decay=0.6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            v1, v2 = torch.zeros(x.shape[0], 20), torch.zeros(x.shape[0], 5)
+            for t in range(x.shape[1]):
+                s1, v1 = self.lif1(self.fc1(x[:, t]), v1)
+                s2, v2 = self.lif2(self.fc2(s1), v2)
+            return v2
+
+    net = lively(Net())
+    x = torch.rand(4, 6, 12, generator=torch.Generator().manual_seed(0))
+    graph = trace(net, x)
+    assert graph.time_steps == 6
+    assert graph["readout"].layer.how == "last"
+    np.testing.assert_allclose(simulate(graph, x).outputs, net(x).detach(), atol=1e-5)
+
+
+class MixedLIF(HandLIF):
+    """Two paths while training, one of which only carries gradients."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__(reset="soft")
+        self.mode = mode
+
+    def forward(self, x: Tensor) -> Any:
+        spike = super().forward(x)
+        soft = torch.clamp(x, 0, 1)
+        return {
+            "branch": soft if self.training else spike,
+            "pair": (spike, soft),
+            "through": soft + (spike - soft).detach(),
+        }[self.mode]
+
+
+@pytest.mark.parametrize("mode", ["branch", "pair", "through"])
+def test_training_only_paths_are_pruned(mode: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2, self.aux = nn.Linear(12, 20), nn.Linear(20, 5), nn.Linear(20, 5)
+            self.lif1, self.lif2 = MixedLIF(mode), HandLIF()
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            for m in (self.lif1, self.lif2):
+                m.reset()
+            out, aux = [], []
+            for _ in range(T):
+                h = self.lif1(self.fc1(x))
+                h, soft = h if mode == "pair" else (h, h)
+                out.append(self.lif2(self.fc2(h)))
+                aux.append(F.softmax(self.aux(soft), -1))
+            return {"aux": torch.stack(aux).mean(0), "out": torch.stack(out).mean(0)}
+
+    net = lively(Net())
+    net.train()
+    x = torch.rand(3, 12, generator=torch.Generator().manual_seed(0))
+    graph = trace(net, x, output="out")
+    assert net.training
+    assert "aux" not in graph.nodes
+    net.eval()
+    np.testing.assert_allclose(simulate(graph, x).outputs, net(x)["out"].detach(), atol=1e-6)
+
+
+# ------------------------------------------------------------------ no neuron module at all
+
+
+def mem_update(layer: nn.Module, x: Tensor, mem: Tensor, spike: Tensor, decay: float = 0.3) -> tuple[Tensor, Tensor]:
+    """STBP's update: leak, gate by the last spike, integrate, fire."""
+    mem = mem * decay * (1.0 - spike) + layer(x)
+    return mem, StrictSpike.apply(mem - 0.5)
+
+
+class STBP(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(C, 6, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1)
+        self.fc1, self.fc2 = nn.Linear(8 * 9, 16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor, steps: int = T) -> Tensor:
+        n = x.shape[0]
+        c1m = c1s = torch.zeros(n, 6, H, H)
+        c2m = c2s = torch.zeros(n, 8, H // 2, H // 2)
+        h1m = h1s = torch.zeros(n, 16)
+        h2m = h2s = total = torch.zeros(n, 10)
+        for _ in range(steps):
+            c1m, c1s = mem_update(self.conv1, x, c1m, c1s)
+            c2m, c2s = mem_update(self.conv2, F.avg_pool2d(c1s, 2), c2m, c2s)
+            h1m, h1s = mem_update(self.fc1, c2s.view(n, -1), h1m, h1s)
+            h2m, h2s = mem_update(self.fc2, h1s, h2m, h2s)
+            total = total + h2s
+        return total / steps
+
+
+class FromScratch(nn.Module):
+    """As in snnTorch's tutorial: the reset acts on the next step, by plain comparison."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(12, 20), nn.Linear(20, 5)
+
+    def lif(self, x: Tensor, mem: Tensor, beta: float = 0.9, theta: float = 1.0) -> tuple[Tensor, Tensor]:
+        spike = (mem > theta).float()
+        return spike, beta * mem + x - spike * theta
+
+    def forward(self, x: Tensor) -> Tensor:
+        m1, m2 = torch.zeros(x.shape[1], 20), torch.zeros(x.shape[1], 5)
+        spikes = []
+        for t in range(x.shape[0]):
+            s1, m1 = self.lif(self.fc1(x[t]), m1)
+            s2, m2 = self.lif(self.fc2(s1), m2)
+            spikes.append(s2)
+        return torch.stack(spikes).sum(0)
+
+
+def test_stbp_code_without_a_neuron_module() -> None:
+    net = lively(STBP())
+    x = images(0)
+    graph = trace(net, x)
+    assert [n.name for n in graph.neurons] == ["conv1.neuron", "conv2.neuron", "fc1.neuron", "fc2.neuron"]
+    expected = LIF(np.asarray(0.5), np.asarray(0.3), fire=">")
+    assert all(n.layer.model == expected for n in graph.neurons)
+    for seed in (1, 2):
+        x = images(seed)
+        np.testing.assert_allclose(simulate(graph, x).outputs, net(x).detach(), atol=1e-6)
+    assert 0.02 < simulate(graph, x).outputs.mean() < 0.98
+
+
+def test_code_whose_reset_acts_on_the_next_step() -> None:
+    net = lively(FromScratch())
+    x = torch.rand(7, 4, 12, generator=torch.Generator().manual_seed(0))
+    graph = trace(net, x)
+    assert [n.name for n in graph.neurons] == ["fc1.neuron", "fc2.neuron"]
+    assert graph.neurons[0].layer.model == LIF(
+        np.asarray(1.0), np.asarray(0.9), fire=">", reset="soft", reset_timing="next"
+    )
+    expected = net(x).detach()
+    assert 0.2 < expected.mean() < 6
+    np.testing.assert_array_equal(simulate(graph, x.transpose(0, 1)).outputs, expected)
+
+
+# ------------------------------------------------------------------ registration and refusals
+
+
+class Quadratic(nn.Module):
+    """No neuron of the family: dv = v² + x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v: Tensor | None = None
+
+    def reset(self) -> None:
+        self.v = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = torch.zeros_like(x) if self.v is None else self.v
+        v = 0.4 * v + 0.3 * v * v + x
+        spike = Spike.apply(v - 1.0)
+        self.v = v * (1 - spike)
+        return spike
+
+
+def test_an_unknown_neuron_is_refused_with_what_was_found() -> None:
+    net = lively(ConvNet(HandLIF(), Quadratic(), HandLIF()))
+    with pytest.raises(Exception, match=r"(?s)lif2.*fires from input 1.*register_neuron") as caught:
+        trace(net, images(0), time_steps=T)
+    assert "lif2" in str(caught.value)
+
+
+class Blocked(HandLIF):
+    """Probing fails: it insists on the batch it was made for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[0] == 3
+        return super().forward(x)
+
+
+def test_a_registered_neuron_is_taken_at_its_word_and_checked() -> None:
+    class Mine(Blocked):
+        pass
+
+    net = lively(ConvNet(Mine(decay=0.6), Mine(decay=0.7), Mine(decay=0.8)))
+    register_neuron(Mine, lambda m: LIF(np.asarray(m.threshold), np.asarray(m.decay)))
+    graph = trace(net, images(0), time_steps=T)
+    assert graph["lif2"].layer.model.decay == 0.7
+
+    class Wrong(Blocked):
+        pass
+
+    net = lively(ConvNet(Wrong(), Wrong(), Wrong()))
+    register_neuron(Wrong, lambda m: Cell(LIF(np.asarray(m.threshold), np.asarray(0.4)), attributes={"v": "v"}))
+    with pytest.raises(Exception, match="does not do what ConvNet does") as caught:
+        trace(net, images(0), time_steps=T)
+    assert "layer lif1" in caught.value.where

@@ -93,4 +93,4 @@ def _cut(network: AnyNetwork, nodes: list[Node], source: str) -> AnyNetwork:
 
     entrance = Node(_INPUT, Input(network.shapes()[source]))
     ordered = in_order([entrance, *map(entering, nodes)])
-    return dataclasses.replace(network, nodes=ordered, coding="steps")  # type: ignore[type-var]
+    return dataclasses.replace(network, nodes=ordered, coding="steps")

@@ -68,7 +68,10 @@ def test_wrong_usage(run, built: Path, arguments: tuple[str, ...], parts: tuple[
         (("compile", "user.py:needs_arguments", *DATA), ("needs arguments", "width")),
         (("compile", "user.py:raises", *DATA), ("in raises", "ValueError: the config file is missing", "raise Value")),
         (("compile", "user.py:leaves", *DATA), ("in leaves", "SystemExit: usage: train first")),
-        (("compile", "user.py:Broken", *DATA), ("does not run on an example of shape (4, 6)", "user.py:", "cannot be multiplied")),
+        (
+            ("compile", "user.py:Broken", *DATA),
+            ("does not run on an example of shape (4, 6)", "user.py:", "cannot be multiplied"),
+        ),
         (("compile", "user.py:Branching", *DATA), ("user.py",)),
         (("compile", "user.py:nan", *DATA), ("NaN", "fc1")),
         (("compile", "user.py:network", "--data", "user.py:no_data"), ("no array of numbers",)),

@@ -1,6 +1,6 @@
 """Make Intel Lava (lava-nc 0.10, lava-dl 0.6 netx) importable on Python 3.10-3.13 and numpy 1.26-2.x.
 
-Lava pins Python 3.10 and numpy 1. Beyond those pins, three places of it break. They are mended
+Lava pins Python 3.10 and numpy 1. Beyond those pins, four places of it break. They are mended
 here in the running process; no installed file is changed, and every function is harmless to call twice
 and does nothing where nothing is broken.
 
@@ -10,7 +10,9 @@ This file imports nothing of snn2chip, so that an emitted Lava project carries a
    defaults, which Python 3.11 rejects while the module is imported.
 2. ``lava/magma/core/process/ports/ports.py`` calls ``np.reshape(newshape=...)``, gone in numpy 2.4,
    so every ``.reshape()`` and ``.flatten()`` of a port dies at run time.
-3. ``lava/lib/dl/netx/hdf5.py`` takes ``int()`` of arrays of shape (1,), a TypeError since numpy 2.4,
+3. ``lava/proc/conv/utils.py`` adds int8 values to the image's size, which since numpy 2 stays int8 and
+   overflows for images whose padded side is longer than 127.
+4. ``lava/lib/dl/netx/hdf5.py`` takes ``int()`` of arrays of shape (1,), a TypeError since numpy 2.4,
    and imports all of slayer (torch, torchvision, OpenCV) for one formula.
 4. ``lava/magma/runtime/message_infrastructure/multiprocessing.py`` sets the start method "fork" when imported and fails
    where anything has used multiprocessing before (a progress bar is enough), even with "fork" itself.
@@ -34,6 +36,7 @@ _VAR_MODEL = "lava.magma.compiler.var_model"
 _TRANSPORT = "lava.magma.runtime.message_infrastructure.multiprocessing"
 _NETX = "lava.lib.dl.netx"
 _SLAYER_STANDINS = ("lava.lib.dl.slayer", "lava.lib.dl.slayer.neuron", "lava.lib.dl.slayer.neuron.rf")
+_NUMPY_2 = int(np.__version__.split(".")[0]) >= 2
 _RESHAPE_HAS_SHAPE = tuple(int(part) for part in np.__version__.split(".")[:2]) >= (2, 1)
 
 
@@ -51,6 +54,10 @@ def prepare() -> None:
         ports: Any = importlib.import_module("lava.magma.core.process.ports.ports")
         ports.ReshapePort.get_transform_func_fwd = _reshape_forward
         ports.ReshapePort.get_transform_func_bwd = _reshape_backward
+    if _NUMPY_2:
+        convolution: Any = importlib.import_module("lava.proc.conv.utils")
+        if not hasattr(convolution.conv, "__wrapped__"):
+            convolution.conv = _with_plain_integers(convolution.conv)
 
 
 def prepare_netx() -> None:
@@ -105,6 +112,15 @@ def _import_var_model() -> None:
         dataclasses.dataclass = original
 
 
+def _with_plain_integers(conv: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(conv)
+    def with_plain_integers(x: Any, weight: Any, *sizes: Any) -> Any:
+        """``sizes``: kernel, stride, padding and dilation, two each, and the number of groups."""
+        return conv(x, weight, *(np.asarray(size).tolist() for size in sizes))
+
+    return with_plain_integers
+
+
 def _reshape(data: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     return np.reshape(data, shape)
 
@@ -125,9 +141,7 @@ def _empty_module(name: str) -> types.ModuleType:
     return module
 
 
-def _resonator_parameters(
-    device_params: Any, scale: int = 1 << 6, p_scale: int = 1 << 12
-) -> dict[str, float]:
+def _resonator_parameters(device_params: Any, scale: int = 1 << 6, p_scale: int = 1 << 12) -> dict[str, float]:
     """Translate a resonator's device integers to threshold, period [steps] and decay [1/step]."""
     sine, cosine = device_params["sinDecay"] / p_scale, device_params["cosDecay"] / p_scale
     frequency = np.arctan2(sine, cosine) / 2 / np.pi

@@ -144,6 +144,20 @@ def test_every_population_of_the_vendors_recording_is_equal(material: Path) -> N
     assert not verify(program, x, renamed, **options).equal, "v reads 128 after a spike on silicon only"
 
 
+@needs_lava
+def test_the_vendors_network_in_lavas_model_classes(material: Path) -> None:
+    """Images wider than 127, five convolutions, and a flatten whose order decides."""
+    folder = material / "pilotnet_lif"
+    program = read_net(folder / "network.net", time_steps=12)
+    with np.load(folder / "recordings.npz") as arrays:
+        x = arrays["input"].transpose(3, 2, 1, 0)[None, :12]
+    report = verify(program, x, "lava")
+    assert report.equal, str(report)
+    fires = {layer.name for layer in report.layers if layer.rate_found}
+    # The last population is an integrator in all but name: its threshold is the largest there is.
+    assert fires == {node.name for node in program.neurons[:-1]}
+
+
 @pytest.mark.parametrize(
     ("recording", "says"),
     [

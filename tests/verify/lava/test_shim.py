@@ -18,9 +18,7 @@ needs_netx = pytest.mark.skipif(not shim.netx_installed(), reason="lava-dl is no
 
 
 def _python(code: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120
-    )
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -138,3 +136,18 @@ def test_missing_lava_names_the_commands(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(S2CError, match="not installed") as caught:
             prepare()
         assert "lava-nc==0.10.0" in caught.value.fix
+
+
+@needs_lava
+def test_lavas_convolution_takes_images_longer_than_an_int8_holds() -> None:
+    shim.prepare()
+    from lava.proc.conv import utils
+
+    rng = np.random.default_rng(0)
+    image, kernel = rng.integers(0, 2, (140, 4, 2)), rng.integers(-9, 9, (3, 3, 2, 2))
+    sizes = [np.array(size, dtype=np.int8) for size in ((3, 2), (2, 1), (1, 0), (1, 1))]
+    got = utils.conv(image, kernel, *sizes, np.int8(1))
+    padded = np.pad(image, ((1, 1), (0, 0), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 2), axis=(0, 1))[::2]
+    expected = np.einsum("xycij,kijc->xyk", windows, kernel[:, ::-1, ::-1])
+    np.testing.assert_array_equal(got, expected)

@@ -1,0 +1,1 @@
+"""Writers: ``.nir``, ``.net``, a runnable Lava project."""

@@ -20,7 +20,6 @@ from snn2chip.report import statistics
 from snn2chip.simulate.engine import fan_out
 from snn2chip.verify.measure import (
     ISOLATED_SAMPLES,
-    MEMBRANE_RANGE,
     LayerMeasure,
     Measurement,
     predictions,
@@ -155,7 +154,6 @@ def _accuracy(measured: Measurement, labels: Array | None) -> Json | None:
 
 def _layer(layer: LayerMeasure, labels: Array | None) -> Json:
     per_slot = layer.slots / max(len(layer.spikes_float), 1)
-    bins = None if layer.membrane is None else layer.membrane
     return {
         "name": layer.name,
         "neurons": layer.neurons,
@@ -172,7 +170,9 @@ def _layer(layer: LayerMeasure, labels: Array | None) -> Json:
         "prefix_samples": layer.prefix_samples,
         "prefix_accuracy": None if labels is None else _share(layer.prefix_right, layer.prefix_samples),
         "prefix_same_prediction": _share(layer.prefix_same, layer.prefix_samples),
-        "membrane": None if bins is None else {"counts": bins, "low": MEMBRANE_RANGE[0], "high": MEMBRANE_RANGE[1]},
+        "membrane": None
+        if layer.membrane is None
+        else {"counts": layer.membrane, "low": layer.membrane_range[0], "high": layer.membrane_range[1]},
     }
 
 

@@ -95,7 +95,8 @@ def histogram(counts: Sequence[int], low: float, high: float, mark: float | None
     if mark is not None and low <= mark <= high:
         x = left + (width - 2 * left) * (mark - low) / ((high - low) or 1.0)
         parts.append(f'<line class="m" x1="{x:.1f}" y1="2" x2="{x:.1f}" y2="{height}"/>')
-        parts.append(_text(x, height + 14, f"{mark:.3g}", anchor="middle", kind="q"))
+        if x < width - 60:  # else the two labels would run into each other
+            parts.append(_text(x, height + 14, f"{mark:.3g}", anchor="middle", kind="q"))
     return _svg(height + 20, title, parts, width=width)
 
 

@@ -24,8 +24,7 @@ from snn2chip.verify.isolate import fires, part, tail
 BATCH = 64
 # Samples that are run once more per layer to find the culprit.
 ISOLATED_SAMPLES = 512
-# Membranes are binned in units of the threshold.
-MEMBRANE_BINS, MEMBRANE_RANGE = 64, (-2.0, 2.0)
+MEMBRANE_BINS = 64
 
 
 @dataclass
@@ -39,6 +38,7 @@ class LayerMeasure:
         spikes_float, spikes_fixed: spikes per time step, summed over samples, [T].
         signal, noise: sums of v² and of (v_float − v_fixed)² in the float network's unit.
         membrane: histogram of the fixed-point v after reset over its threshold, or None for an integrator.
+        membrane_range: first and last edge of its bins, the outer of which hold everything beyond.
         own_slots, own_equal: as ``slots`` and ``equal``, with the float network's spikes as this layer's
             input; 0 where the layer cannot be cut out.
         prefix_right, prefix_same, prefix_samples: of samples run in fixed point up to this layer and in float
@@ -56,6 +56,7 @@ class LayerMeasure:
     signal: float = 0.0
     noise: float = 0.0
     membrane: Array | None = None
+    membrane_range: tuple[float, float] = (0.0, 1.0)
     own_slots: int = 0
     own_equal: int = 0
     prefix_right: int = 0
@@ -178,9 +179,11 @@ class _Run:
                 axes = (0, *range(2, a.ndim))
                 layer.spikes_float += (a != 0).sum(axis=axes)
                 layer.spikes_fixed += (b != 0).sum(axis=axes)
-                relative = np.clip(v_fixed / threshold(self.program, self.program[name]), *MEMBRANE_RANGE)
-                counts = np.histogram(relative, MEMBRANE_BINS, MEMBRANE_RANGE)[0]
-                layer.membrane = counts if layer.membrane is None else layer.membrane + counts
+                relative = v_fixed / threshold(self.program, self.program[name])
+                if layer.membrane is None:
+                    layer.membrane, layer.membrane_range = np.zeros(MEMBRANE_BINS, np.int64), _range(relative[0])
+                inside = np.clip(relative, *layer.membrane_range)
+                layer.membrane += np.histogram(inside, MEMBRANE_BINS, layer.membrane_range)[0]
         compared = compare(
             Execution.of("float", real),
             Execution.of("fixed point", fixed),
@@ -263,6 +266,12 @@ def threshold(program: Program, node: Node) -> Array:
     mantissa = node.layer.model.v_threshold  # type: ignore[attr-defined]
     shifted: Array = mantissa << program.target.arithmetic.threshold_shift
     return shifted
+
+
+def _range(relative: Array) -> tuple[float, float]:
+    """Edges in half thresholds around zero, the threshold, and all but the outermost 2 % of the first sample."""
+    low, high = np.percentile(relative, (1, 99))
+    return min(0.0, math.floor(2 * low) / 2), max(1.5, math.ceil(2 * high) / 2)
 
 
 def _spikes(result: Result, name: str) -> Array:

@@ -18,8 +18,10 @@ from snn2chip.ir import layers as L
 from snn2chip.ir.graph import Edge
 from snn2chip.ir.target import load_target
 from snn2chip.neurons.lif import IntegerLIF
+from snn2chip.simulate import simulate
 from snn2chip.simulate.ops import NumpyOps, apply
-from snn2chip.verify.lava import shim
+from snn2chip.verify import Execution, compare, first_divergence
+from snn2chip.verify.lava import project, shim
 from tests.networks import node, program
 
 A = np.asarray
@@ -263,3 +265,33 @@ def test_the_interval_is_rounded_up_to_a_power_of_two_only_when_asked() -> None:
     assert describe(net).network["interval"] == 5
     assert describe(net, power_of_two=True).network["interval"] == 8
     assert describe(dataclasses.replace(net, time_steps=8), power_of_two=True).network["interval"] == 8
+
+
+@pytest.mark.skipif(not shim.installed(), reason="lava-nc is not installed")
+def test_membranes_currents_integrators_and_bare_connections_travel_between_populations() -> None:
+    rng = np.random.default_rng(5)
+    soft = dataclasses.replace(LIF, reset="soft", v_threshold=A(20))
+    integrator = dataclasses.replace(LIF, v_threshold=None, decay_v=A(900), decay_u=A(3000))
+    eyes = 2 * np.eye(3, dtype=np.int64)
+    net = program(
+        (4,),
+        node("a", L.Linear(2 * rng.integers(-9, 30, (3, 4))), "x"),
+        node("n1", L.Neuron(soft), "a"),
+        node("from v", L.Linear(2 * rng.integers(-3, 4, (3, 3))), Edge("n1", port="v")),
+        node("from u", L.Linear(eyes), Edge("n1", port="u")),
+        node("li", L.Neuron(integrator), "from v", "from u"),
+        node("from li", L.Linear(eyes), "li"),
+        # n1 is two steps away from n2, so its bare connection waits; n2 and n3 are in step.
+        node("n2", L.Neuron(dataclasses.replace(LIF, v_threshold=A(3000))), "from li", "n1"),
+        node("n3", L.Neuron(dataclasses.replace(LIF, v_threshold=A(1))), "n2"),
+    )
+    description = describe(net)
+    kinds = {entry["name"]: entry["process"] for entry in description.network["synapses"]}
+    assert kinds["n1 to n2"] == "DelayDense"
+    assert None in kinds.values()
+    x = rng.integers(0, 2, (3, 5, 4))
+    result = simulate(net, x, record=("u", "v", "spikes"))
+    assert all(result[name].spikes.any() for name in ("n1", "n2", "n3"))
+    compared = compare(Execution.of("reference", result), project.in_process(net, x))
+    assert [layer.name for layer in compared] == ["n1", "li", "n2", "n3", "outputs"]
+    assert all(layer.equal for layer in compared), str(first_divergence(compared))

@@ -208,7 +208,7 @@ def compile(  # noqa: A001  the name is the public one
         for oracle in oracles:
             tell(f"verify against {oracle}", 0, None)
             checked.append(_verified(program, tested[:verify_samples], oracle))
-        subject = {"model": name or type(model).__name__, "notes": [*chosen, *remarks]}
+        subject = {"model": name or type(model).__name__, "notes": [*chosen, *remarks, *_overlap(calibrating, tested)]}
         report = collect(
             program,
             subject=subject,
@@ -310,6 +310,13 @@ def _labels(labels: Any, samples: int) -> Array:
             why=f"{samples} samples need {samples} whole numbers: the class of each",
         )
     return array.astype(np.int64)
+
+
+def _overlap(calibration: Array, data: Array) -> list[str]:
+    """A remark where scales were chosen on samples that are measured on."""
+    known = {sample.tobytes() for sample in calibration}
+    both = sum(sample.tobytes() in known for sample in data)
+    return [f"{both} of the {len(data)} samples measured on were calibration samples too."] if both else []
 
 
 def seed_everything(seed: int) -> None:

@@ -1,0 +1,174 @@
+"""The public functions: names, laziness, and what ``compile`` promises."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import snn2chip as s2c
+from networks import graph, node, population, spikes, weights
+from snn2chip import api
+from snn2chip.errors import S2CError, UsageError
+from snn2chip.ir.graph import Graph
+from snn2chip.ir.layers import Linear
+from snn2chip.neurons.lif import LIF
+
+X = spikes(np.random.default_rng(0), 30, 5, 8)
+
+
+@pytest.fixture(scope="module")
+def net() -> Graph:
+    rng = np.random.default_rng(1)
+    return graph(
+        (8,),
+        node("fc1", Linear(weights(rng, 12, 8, gain=2)), "x"),
+        node("lif1", population(LIF(0.5, 0.75)), "fc1"),
+        node("fc2", Linear(weights(rng, 3, 12, gain=2)), "lif1"),
+        node("lif2", population(LIF(0.5, 0.75)), "fc2"),
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_importing_is_light_and_names_stay_functions() -> None:
+    """Subpackages of the same name must not take the functions' places."""
+    script = """
+import sys
+import snn2chip
+assert not {"torch", "numpy", "h5py"} & set(sys.modules), "import snn2chip imports more than it needs"
+import snn2chip.simulate, snn2chip.quantize, snn2chip.verify
+from snn2chip.simulate.engine import fan_out
+from snn2chip import simulate
+for name in ("trace", "load_graph", "quantize", "load", "simulate", "verify", "compile"):
+    assert name in snn2chip.__all__ and type(getattr(snn2chip, name)).__name__ == "function", name
+assert simulate is snn2chip.simulate
+assert "torch" not in sys.modules, "only trace needs torch"
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_torch_everything_but_trace_works(net: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # None in sys.modules is how Python marks a module that cannot be imported.
+    script = """
+import sys
+sys.modules["torch"] = None
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "torch" else find(name, *rest)
+import numpy as np, snn2chip
+program = snn2chip.load(sys.argv[1])
+snn2chip.simulate(program, np.load(sys.argv[2])["x"], record="v")
+try:
+    snn2chip.trace(object(), None)
+except snn2chip.S2CError as error:
+    assert "pip install torch" in error.fix
+else:
+    raise SystemExit("trace must say that torch is missing")
+"""
+    build = s2c.compile(net, calibration=X, out=tmp_path / "out", against=())
+    np.savez(tmp_path / "x.npz", x=X)
+    arguments = [sys.executable, "-c", script, str(build.out / "model.nir"), str(tmp_path / "x.npz")]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_compile_is_repeatable_and_reads_back(net: Graph, tmp_path: Path) -> None:
+    labels = s2c.simulate(net, X).outputs.argmax(axis=1)
+    first = s2c.compile(net, calibration=X[:20], data=X, labels=labels, out=tmp_path / "a", against=("reference",))
+    again = s2c.compile(net, calibration=X[:20], data=X, labels=labels, out=tmp_path / "b", against=("reference",))
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert s2c.load(first.out / "model.nir") == first.program
+    assert first.verified
+    assert first.report == again.report == json.loads((first.out / "report.json").read_text("utf-8"))
+    assert "20 of the 30 samples measured on were calibration samples too." in first.report["remarks"]
+
+
+def test_net_is_written_where_netx_can_take_it(net: Graph, tmp_path: Path) -> None:
+    build = s2c.compile(net, calibration=X, out=tmp_path / "out", against=())
+    refused = {entry["what"]: entry["why"] for entry in build.report["not_done"]}
+    if (build.out / "model.net").exists():
+        assert "model.net" not in refused
+        result = s2c.simulate(s2c.load(build.out / "model.net"), X)
+        np.testing.assert_array_equal(result.outputs_int, s2c.simulate(build.program, X).outputs_int)
+    else:
+        assert refused["model.net"]
+
+
+def test_a_difference_is_reported_and_not_hidden(net: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = api.verify
+
+    def other(program: Any, x: Any, against: str) -> Any:
+        """An oracle that runs another network: half of its first layer is gone."""
+        spoiled = program["fc1"].layer.weight.copy()
+        spoiled[::2] = 0
+        layer = dataclasses.replace(program["fc1"].layer, weight=spoiled)
+        bad = program.with_nodes(dataclasses.replace(n, layer=layer) if n.name == "fc1" else n for n in program)
+        recorded = s2c.simulate(bad, x, record=("u", "v", "spikes"))
+        recording = {name: {"v": r.v, "spikes": r.spikes} for name, r in recorded.recordings.items()}
+        return real(program, x, recording)
+
+    monkeypatch.setattr(api, "verify", other)
+    build = s2c.compile(net, calibration=X, out=tmp_path / "out", against=("lava",))
+    assert not build.verified
+    entry = build.report["verification"][-1]
+    assert entry["equal"] is False
+    assert "lif1" in entry["detail"]
+    assert "| differs |" in (build.out / "report.md").read_text("utf-8")
+
+
+def test_an_oracle_that_is_missing_is_named(net: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any, **__: Any) -> Any:
+        raise S2CError("Lava is not installed", fix="pip install --no-deps lava-nc")
+
+    monkeypatch.setattr(api, "verify", missing)
+    build = s2c.compile(net, calibration=X, out=tmp_path / "out", against=("lava",))
+    entry = build.report["verification"][-1]
+    assert (entry["ran"], entry["equal"], entry["detail"]) == (False, None, "Lava is not installed")
+    assert build.verified, "what did not run says nothing against the network"
+    assert "| lava | not run | Lava is not installed |" in (build.out / "report.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "calibration data is missing"),
+        ({"calibration": X, "labels": np.zeros(30, int)}, "there are labels but no data"),
+        ({"calibration": X, "time_steps": 9}, "contradicts the Graph"),
+        ({"calibration": X, "data": X, "labels": np.zeros(7, int)}, "the labels have shape"),
+        ({"calibration": X, "data": X, "labels": np.zeros(30)}, "type float64"),
+        ({"calibration": X[:, :, :3]}, "the data has shape"),
+        ({"calibration": X, "target": "loihi9"}, "there is no target"),
+        ({"calibration": X, "against": ("magic",)}, "called 'magic'"),
+    ],
+)
+def test_bad_arguments_leave_an_earlier_output_alone(
+    net: Graph, tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    out = tmp_path / "out"
+    s2c.compile(net, calibration=X, out=out, against=())
+    before = contents(tmp_path)
+    with pytest.raises(S2CError, match=message):
+        s2c.compile(net, **arguments, out=out)
+    assert contents(tmp_path) == before
+
+
+def test_a_foreign_folder_is_not_replaced(net: Graph, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(S2CError, match="could not be written"):
+        s2c.compile(net, calibration=X, out=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_usage_errors_are_usage_errors(net: Graph, tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        s2c.compile(net, out=tmp_path / "out")

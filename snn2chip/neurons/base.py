@@ -11,8 +11,10 @@ from snn2chip.errors import S2CError
 from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.layers import Array, Shape
 from snn2chip.ir.structure import Struct
+from snn2chip.ir.target import Limits
 
 State = dict[str, Any]
+Range = tuple[int, int]
 
 
 class Operations(NamedTuple):
@@ -20,6 +22,18 @@ class Operations(NamedTuple):
 
     multiplications: int
     additions: int
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Largest magnitudes a population's registers can reach within T steps of a sample.
+
+    ``accumulator`` in the unit of the summed input, ``u`` and ``v`` in the membrane's.
+    """
+
+    accumulator: int
+    u: int
+    v: int
 
 
 class ArrayNamespace(Protocol):
@@ -34,14 +48,19 @@ class ArrayNamespace(Protocol):
     def const(self, value: Array, like: Any) -> Any:
         """A parameter as a tensor of ``like``'s dtype and device."""
 
+    def integers(self, value: Array, like: Any) -> Any:
+        """The same, as int64."""
+
+    def tanh(self, x: Any) -> Any:
+        """Hyperbolic tangent."""
+
 
 @dataclass(frozen=True, eq=False)
 class NeuronModel(Struct):
     """Base of float and integer neuron models; parameters broadcast against the population's shape."""
 
     kind: ClassVar[str] = "Neuron"
-    states: ClassVar[tuple[str, ...]] = ("v",)
-    fires: ClassVar[bool] = True
+    spikes: ClassVar[Range] = (0, 1)
 
     def check(self, shape: Shape) -> None:
         """Raise unless every array parameter broadcasts against ``shape``."""
@@ -64,34 +83,108 @@ class NeuronModel(Struct):
 
 
 class FloatNeuron(NeuronModel):
-    """A neuron as it was trained."""
+    """A neuron as it was trained.
+
+    Every model has the fields ``v_threshold`` (an array; ``np.inf``: it never fires) and ``spike_value`` (what a spike
+    is worth to the next layer).
+    """
+
+    v_threshold: Array
+    spike_value: float
+
+    @property
+    def integrates_only(self) -> bool:
+        """Whether it never fires; its output is then the membrane."""
+        return False
+
+    @property
+    def input_gain(self) -> Array:
+        """What the input is multiplied by before it adds to the membrane."""
+        return np.ones(())
+
+    @property
+    def leak_bias(self) -> Array:
+        """What the neuron itself adds to the membrane at every step, beside what decays."""
+        return np.zeros(())
 
     def start(self, x: Any, xp: ArrayNamespace) -> State:
         """The state before the first step, for input like ``x``."""
         raise NotImplementedError
 
     def step(self, state: State, x: Any, xp: ArrayNamespace) -> tuple[State, Any]:
-        """One time step: (new state, output). ``state["v"]`` is what the framework reports as the membrane."""
+        """One time step: (new state, output).
+
+        ``state["v"]`` is what the framework reports as the membrane, ``state["h"]`` what was compared with
+        ``v_threshold``.
+        """
         raise NotImplementedError
 
     def operations(self) -> Operations:
         """Multiplications and additions of one update."""
+        raise NotImplementedError
+
+    def quantized(self, bias: Array, unit: float, limits: Limits, arithmetic: Arithmetic) -> IntegerNeuron:
+        """The neuron in integers, where one unit of its summed input is worth ``unit``.
+
+        Args:
+            bias: float bias of the summed input, broadcasting against the population.
+            unit: float value of one unit of the summed input.
+            limits, arithmetic: of the target.
+
+        A membrane unit is worth input_gain · unit / 2**input_shift, a threshold mantissa input_gain · unit (where the
+        chip shifts both alike). Whether the integers fit the chip is asked of the result, see
+        :meth:`IntegerNeuron.representable`.
+        """
+        raise NotImplementedError
+
+    def rounding_error(self, neuron: Any, arithmetic: Arithmetic) -> float:
+        """Largest error of a factor of the dynamics (decay, coefficient) after :meth:`quantized` rounded it."""
         raise NotImplementedError
 
 
 class IntegerNeuron(NeuronModel):
-    """A neuron as the chip computes it; int64 in, int64 out."""
+    """A neuron as the chip computes it; int64 in, int64 out.
+
+    Every model has the fields ``v_threshold`` (mantissas, or None: it never fires and its output is v), ``bias`` and
+    ``bias_exp``: ``bias << bias_exp`` is added to the membrane at every step.
+    """
+
+    v_threshold: Array | None
+    bias: Array
+    bias_exp: int
+
+    @property
+    def native(self) -> bool:
+        """Whether the fixed LIF of Loihi and Lava computes exactly this."""
+        return False
+
+    @property
+    def input_bias(self) -> Array:
+        """What is added to every step's input, in the unit of the membrane."""
+        return self.bias * 2.0**self.bias_exp
 
     def start(self, shape: Shape) -> State:
-        """The state before the first step, for a batch of this shape."""
+        """The state before the first step, for a batch of this shape: int64 arrays of that shape."""
         raise NotImplementedError
 
     def step(self, state: State, a: Array, arithmetic: Arithmetic) -> tuple[State, Array]:
-        """One time step: (new state, output)."""
+        """One time step on the summed input ``a``: (new state, output)."""
         raise NotImplementedError
 
     def operations(self) -> Operations:
         """Multiplications and additions of one update."""
+        raise NotImplementedError
+
+    def representable(self, limits: Limits, arithmetic: Arithmetic) -> bool:
+        """Whether every parameter lies in the chip's range for it."""
+        if self.v_threshold is not None and (
+            self.v_threshold.max() > limits.threshold_max or self.v_threshold.min() < 1
+        ):
+            return False
+        return bool(np.abs(self.bias).max(initial=0) <= limits.bias_max) and self.bias_exp <= limits.bias_exp_max
+
+    def bounds(self, sums: Range, arithmetic: Arithmetic, steps: int) -> Bounds:
+        """What the registers can reach in ``steps`` steps from rest when every step's sum lies in ``sums``."""
         raise NotImplementedError
 
 

@@ -20,25 +20,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from snn2chip.errors import S2CError
 from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.layers import Array, Shape
+from snn2chip.ir.target import Limits
 from snn2chip.neurons.arithmetic import decayed, fit
 from snn2chip.neurons.base import (
     ArrayNamespace,
+    Bounds,
     Fire,
     FloatNeuron,
     IntegerNeuron,
     Operations,
+    Range,
     Reset,
     ResetTiming,
     State,
     values,
 )
+from snn2chip.neurons.fixed_point import bias_exponent, extremes, span, unless_zero
 
 DecayForm = Literal["factor", "tau", "tau_sum", "tau_undriven", "rate", "subtract"]
 
@@ -110,11 +114,6 @@ class LIF(FloatNeuron):
     def integrates_only(self) -> bool:
         """Whether it never fires; its output is then the membrane."""
         return bool(np.isinf(self.v_threshold).all())
-
-    @property
-    def states(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Names of the state variables."""
-        return ("v",) if self.current_decay is None else ("u", "v")
 
     @property
     def decay_factor(self) -> Array:
@@ -206,6 +205,39 @@ class LIF(FloatNeuron):
         current = int(self.current_decay is not None)
         return Operations(leaky + current, 1 + current + int(self.reset == "soft"))
 
+    def quantized(self, bias: Array, unit: float, limits: Limits, arithmetic: Arithmetic) -> IntegerLIF:
+        """See :meth:`FloatNeuron.quantized`."""
+        fine = unit / (1 << arithmetic.input_shift)
+        gain = self.input_gain
+        decays = 1 << arithmetic.decay_bits
+        leak = self.leak_bias / (gain * fine)
+        in_current = self.current_decay is not None
+        membrane_bias = leak if in_current else bias / fine + leak
+        bias_exp = bias_exponent(membrane_bias, limits)
+        threshold = None
+        if not self.integrates_only:
+            threshold = np.rint(
+                self.v_threshold / (gain * unit) * 2.0 ** (arithmetic.input_shift - arithmetic.threshold_shift)
+            )
+        return IntegerLIF(
+            v_threshold=threshold,
+            decay_v=np.rint((1 - self.decay_factor) * decays),
+            decay_u=np.rint((1 - (0.0 if self.current_decay is None else self.current_decay)) * np.asarray(decays)),
+            bias=np.rint(membrane_bias / 2.0**bias_exp),
+            bias_exp=bias_exp,
+            bias_u=np.rint(bias / fine) if in_current and bias.any() else None,
+            fire=self.fire,
+            reset=self.reset,
+            reset_timing=self.reset_timing,
+            v_reset=unless_zero(self.v_reset / (gain * fine)),
+            v_start=unless_zero(self.v_start / (gain * fine)),
+        )
+
+    def rounding_error(self, neuron: Any, arithmetic: Arithmetic) -> float:
+        """Of the membrane's decay, absolute."""
+        one = 1 << arithmetic.decay_bits
+        return float(np.max(np.abs(neuron.decay_v / one - (1 - self.decay_factor))))
+
 
 @dataclass(frozen=True, eq=False)
 class IntegerLIF(IntegerNeuron):
@@ -231,7 +263,6 @@ class IntegerLIF(IntegerNeuron):
     reset_timing: ResetTiming = "same"
     v_reset: Array | None = None
     v_start: Array | None = None
-    states: ClassVar[tuple[str, ...]] = ("u", "v")
 
     def __post_init__(self) -> None:
         for name in ("v_threshold", "decay_v", "decay_u", "bias", "bias_u", "v_reset", "v_start"):
@@ -277,6 +308,53 @@ class IntegerLIF(IntegerNeuron):
     def operations(self) -> Operations:
         """As the float neuron; the chip's two decays are multiplications whether or not they change anything."""
         return Operations(2, 3 + int(self.reset == "soft"))
+
+    @property
+    def input_bias(self) -> Array:
+        """The bias of the current where it has one, else the membrane's."""
+        return self.bias_u if self.bias_u is not None else super().input_bias
+
+    def bounds(self, sums: Range, arithmetic: Arithmetic, steps: int) -> Bounds:
+        """What u and v can reach in ``steps`` steps from rest when every step's sum lies in ``sums``.
+
+        Both sides are followed apart: a reset caps the membrane from above, nothing caps it from below.
+        """
+        one = 1 << arithmetic.decay_bits
+        # Rounding toward zero never enlarges a state; rounding down takes a negative one further by up to one per step.
+        drift = 0 if arithmetic.decay_rounding == "zero" else 1
+        keep_u, keep_v = one - int(np.min(self.decay_u)), one - int(np.min(self.decay_v))
+        bias = self.bias << self.bias_exp if self.bias_exp >= 0 else self.bias >> -self.bias_exp
+        bias_low, bias_high = span(bias)
+        bias_u_low, bias_u_high = span(self.bias_u)
+        step_low = (min(sums[0], 0) << arithmetic.input_shift) + bias_u_low
+        step_high = (max(sums[1], 0) << arithmetic.input_shift) + bias_u_high
+        v_low, v_high = span(self.v_start)
+        reset_low, reset_high = span(self.v_reset)
+        resets = self.v_threshold is not None and self.reset != "none"
+        low_theta, high_theta = (int(t) << arithmetic.threshold_shift for t in extremes(self.v_threshold))
+        # Nothing has reset a start above the threshold before the first step.
+        ceiling = max(high_theta, reset_high, v_high)
+        u_low = u_high = 0
+        peak_u, peak_v = 0, max(-v_low, v_high)
+        for _ in range(steps):
+            u_low = -(-u_low * keep_u >> arithmetic.decay_bits) - drift + step_low
+            u_high = (u_high * keep_u >> arithmetic.decay_bits) + step_high
+            late = 0
+            if resets and self.reset == "hard":
+                v_low, v_high = min(v_low, reset_low), min(v_high, ceiling)
+            elif resets and self.reset_timing != "next":
+                v_high = min(v_high, max(ceiling, v_high - low_theta))
+            elif resets:
+                # Subtracted after the decay: what fired loses θ, what did not was at most θ.
+                v_high = min(v_high, max(ceiling, v_high - (low_theta << arithmetic.decay_bits) // max(keep_v, 1)))
+                late = high_theta
+            v_low = min(-(-v_low * keep_v >> arithmetic.decay_bits), (late * keep_v >> arithmetic.decay_bits) - late)
+            v_low += u_low + bias_low - drift
+            v_high = (v_high * keep_v >> arithmetic.decay_bits) + u_high + bias_high
+            if resets and self.reset_timing == "next" and self.reset == "hard":
+                v_low, v_high = min(v_low, reset_low), max(v_high, reset_high)
+            peak_u, peak_v = max(peak_u, -u_low, u_high), max(peak_v, -v_low, v_high)
+        return Bounds(max(abs(sums[0]), abs(sums[1])), peak_u, peak_v)
 
 
 def parameters(neuron: IntegerLIF, arithmetic: Arithmetic) -> dict[str, Any]:

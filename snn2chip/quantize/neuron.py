@@ -1,4 +1,4 @@
-"""A float neuron in the integers of a chip, for a given value of one unit of its summed input."""
+"""An integer neuron as the chip at hand can run it: its fire test, and what a fixed core lacks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 
 from snn2chip.errors import S2CError
 from snn2chip.ir.arithmetic import Arithmetic
-from snn2chip.ir.layers import Array
 from snn2chip.ir.target import Limits
-from snn2chip.neurons.lif import LIF, IntegerLIF
+from snn2chip.neurons.base import IntegerNeuron
+from snn2chip.neurons.fixed_point import bias_exponent
+from snn2chip.neurons.lif import IntegerLIF
 
 # What a chip without programmable neurons lacks → how the option to do without reads in a report.
 APPROXIMATIONS = {
@@ -23,53 +24,7 @@ APPROXIMATIONS = {
 }
 
 
-def to_integer(model: LIF, bias: Array, unit: float, limits: Limits, arithmetic: Arithmetic) -> IntegerLIF:
-    """The neuron whose summed input counts in ``unit`` (the float value of one unit).
-
-    Args:
-        model: the float neuron.
-        bias: float bias of the summed input, broadcasting against the population.
-        unit: float value of one unit of the summed input.
-        limits, arithmetic: of the target.
-
-    A membrane unit is worth gain · unit / 2**input_shift, a threshold mantissa gain · unit.
-    """
-    fine = unit / (1 << arithmetic.input_shift)
-    gain = model.input_gain
-    decays = 1 << arithmetic.decay_bits
-    leak = model.leak_bias / (gain * fine)
-    in_current = model.current_decay is not None
-    membrane_bias = leak if in_current else bias / fine + leak
-    bias_exp = bias_exponent(membrane_bias, limits)
-    threshold = None
-    if not model.integrates_only:
-        threshold = np.rint(
-            model.v_threshold / (gain * unit) * 2.0 ** (arithmetic.input_shift - arithmetic.threshold_shift)
-        )
-    return IntegerLIF(
-        v_threshold=threshold,
-        decay_v=np.rint((1 - model.decay_factor) * decays),
-        decay_u=np.rint((1 - (0.0 if model.current_decay is None else model.current_decay)) * np.asarray(decays)),
-        bias=np.rint(membrane_bias / 2.0**bias_exp),
-        bias_exp=bias_exp,
-        bias_u=np.rint(bias / fine) if in_current and bias.any() else None,
-        fire=model.fire,
-        reset=model.reset,
-        reset_timing=model.reset_timing,
-        v_reset=_unless_zero(model.v_reset / (gain * fine)),
-        v_start=_unless_zero(model.v_start / (gain * fine)),
-    )
-
-
-def bias_exponent(bias: Array, limits: Limits) -> int:
-    """The smallest exponent at which the largest bias fits the mantissa; 6 where there is no bias at all."""
-    largest = float(np.abs(bias).max(initial=0.0))
-    if np.rint(largest) == 0:
-        return 6
-    return max(limits.bias_exp_min, int(np.ceil(np.log2(largest / (limits.bias_max + 0.5)))))
-
-
-def strict_where_equal(neuron: IntegerLIF, arithmetic: Arithmetic) -> IntegerLIF:
+def strict_where_equal(neuron: IntegerNeuron, arithmetic: Arithmetic) -> IntegerNeuron:
     """``v ≥ θ`` as ``v > θ − 1`` where both are the same for every state the neuron can reach.
 
     Without leak and current memory, and with biases and resets that are multiples of the threshold's step, a membrane
@@ -77,7 +32,8 @@ def strict_where_equal(neuron: IntegerLIF, arithmetic: Arithmetic) -> IntegerLIF
     """
     step = 1 << arithmetic.threshold_shift
     if (
-        neuron.fire != ">="
+        not isinstance(neuron, IntegerLIF)
+        or neuron.fire != ">="
         or neuron.v_threshold is None
         or neuron.decay_v.any()
         or arithmetic.input_shift < arithmetic.threshold_shift
@@ -91,13 +47,20 @@ def strict_where_equal(neuron: IntegerLIF, arithmetic: Arithmetic) -> IntegerLIF
 
 
 def on_fixed_core(
-    neuron: IntegerLIF, where: str, allowed: Collection[str], limits: Limits, arithmetic: Arithmetic
+    neuron: IntegerNeuron, where: str, allowed: Collection[str], limits: Limits, arithmetic: Arithmetic
 ) -> tuple[IntegerLIF, tuple[str, ...]]:
     """The neuron as a chip with one fixed LIF can run it, and what was approximated, each under its named option.
 
     Raises:
         S2CError: something the core cannot do was not allowed to be approximated.
     """
+    if not isinstance(neuron, IntegerLIF):
+        raise S2CError(
+            f"this chip's fixed neuron is a LIF, not a {neuron.kind}",
+            where=where,
+            why=neuron.describe(),
+            fix="use a target with programmable neurons (loihi2), or train the network with LIF neurons",
+        )
     needs = {
         "fire_test": neuron.v_threshold is not None and neuron.fire != ">",
         "soft_reset": neuron.v_threshold is not None and neuron.reset == "soft",
@@ -139,7 +102,3 @@ def on_fixed_core(
         exponent = bias_exponent(total, limits)
         changes |= {"bias_u": None, "bias": np.rint(total / 2.0**exponent), "bias_exp": exponent}
     return dataclasses.replace(neuron, **changes), tuple(lacking)  # type: ignore[arg-type]
-
-
-def _unless_zero(value: Array) -> Array | None:
-    return np.rint(value) if np.rint(value).any() else None

@@ -15,7 +15,7 @@ from snn2chip.ir.graph import Edge, Graph, Node, in_order
 from snn2chip.ir.layers import Array, Conv, Linear, Neuron, Readout, Rescale
 from snn2chip.ir.program import Format, LayerQuantization, PassRecord, Program
 from snn2chip.ir.target import Target, load_target
-from snn2chip.neurons.lif import LIF
+from snn2chip.neurons.base import FloatNeuron
 from snn2chip.passes import DEFAULT_PIPELINE, run_passes
 from snn2chip.quantize.groups import TRANSPARENT, Group, check_form, groups, is_binary, with_identity_synapses
 from snn2chip.quantize.neuron import APPROXIMATIONS, on_fixed_core, strict_where_equal
@@ -203,7 +203,7 @@ class _Builder:
         layer = node.layer
         if node.name == self.graph.input.name:
             self.worth[node.name] = self.input_format.scale
-        elif isinstance(layer, Neuron) and isinstance(layer.model, LIF) and not layer.model.integrates_only:
+        elif isinstance(layer, Neuron) and not layer.model.integrates_only:
             self.worth[node.name] = layer.model.spike_value
         elif isinstance(layer, TRANSPARENT):
             units = {self.worth.get(e.source) for e in node.inputs}
@@ -226,9 +226,7 @@ class _Builder:
 
     def shortlist(self, group: Group) -> list[Quantized]:
         """The best ways found to quantize one population and its synapses, best first."""
-        model = group.population.layer.model  # type: ignore[attr-defined]
-        if not isinstance(model, LIF):
-            raise S2CError(f"a {model.kind} neuron has no integer form", where=group.population.where())
+        model: FloatNeuron = group.population.layer.model  # type: ignore[attr-defined]
         problem = self._problem(group, model)
         hosted = [s for s in group.synapses if s.name in self.on_host]
         if hosted and len(group.synapses) > 1:
@@ -242,7 +240,7 @@ class _Builder:
         except S2CError as error:
             raise type(error)(error.what, where=group.population.where(), why=error.why, fix=error.fix) from None
 
-    def _problem(self, group: Group, model: LIF) -> Problem:
+    def _problem(self, group: Group, model: FloatNeuron) -> Problem:
         name = group.population.name
         recorded = self.reference[name]
         bias = self._bias(group)
@@ -258,7 +256,7 @@ class _Builder:
         target = recorded.v if model.integrates_only else recorded.spikes
         assert recorded.a is not None
         assert target is not None
-        spikes = target if model.integrates_only else (target != 0)
+        spikes = target if model.integrates_only else np.rint(target / model.spike_value).astype(np.int64)
         sums = recorded.a.astype(np.float64) - bias
         return Problem(tuple(branches), model, bias, sums, spikes, self.target, self.bits, self.steps)
 
@@ -458,10 +456,8 @@ def _record(group: Group, bias: Array, best: Quantized, target: Target) -> Layer
         real = model.v_threshold / (model.input_gain * best.unit)
         threshold_error = float(np.max(np.abs(neuron.v_threshold - real) / real))
     wanted = bias / (best.unit / (1 << target.arithmetic.input_shift))
-    held = neuron.bias_u if neuron.bias_u is not None else neuron.bias * 2.0**neuron.bias_exp
     reach = float(np.max(np.abs(wanted), initial=0.0))
     compared = reach and not best.corrected and not model.leak_bias.any()
-    one = 1 << target.arithmetic.decay_bits
     register = register_limits(target.arithmetic, target.limits.accumulator_bits)
     remarks = [] if best.proved else [_overflow_remark(best, register)]
     if best.corrected:
@@ -472,8 +468,8 @@ def _record(group: Group, bias: Array, best: Quantized, target: Target) -> Layer
         synapses={s.name: _weight_errors(s.layer.weight, best, s.name) for s in group.synapses},  # type: ignore[attr-defined]
         threshold=None if neuron.v_threshold is None else int(np.max(neuron.v_threshold)),
         threshold_error=threshold_error,
-        bias_error=float(np.max(np.abs(held - wanted))) / reach if compared else 0.0,
-        decay_error=float(np.max(np.abs(neuron.decay_v / one - (1 - model.decay_factor)))),
+        bias_error=float(np.max(np.abs(neuron.input_bias - wanted))) / reach if compared else 0.0,
+        decay_error=model.rounding_error(neuron, target.arithmetic),
         spikes_differing=best.differing,
         worst_case=dataclasses.asdict(best.worst),
         observed=dataclasses.asdict(best.observed),

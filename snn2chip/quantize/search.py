@@ -20,9 +20,8 @@ from snn2chip.errors import S2CError
 from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.layers import Array, Conv, Layer, Linear
 from snn2chip.ir.target import Target, Weights
-from snn2chip.neurons.lif import LIF, IntegerLIF
-from snn2chip.quantize.neuron import to_integer
-from snn2chip.quantize.overflow import Bounds, Range, bounds, register_limits, sum_range
+from snn2chip.neurons.base import Bounds, FloatNeuron, IntegerNeuron, Range
+from snn2chip.quantize.overflow import register_limits, sum_range
 from snn2chip.simulate.ops import NumpyOps, apply
 
 # Shares of the largest weight the grid is stretched over; below 1 the largest weights are clipped.
@@ -80,7 +79,7 @@ class Quantized:
     unit: float
     weights: dict[str, Array]
     exponents: dict[str, int]
-    neuron: IntegerLIF
+    neuron: IntegerNeuron
     worst: Bounds
     observed: Bounds
     proved: bool
@@ -106,7 +105,7 @@ class Problem:
     """
 
     branches: tuple[Branch, ...]
-    model: LIF
+    model: FloatNeuron
     bias: Array
     sums: Array
     spikes: Array
@@ -181,7 +180,7 @@ def _candidate(problem: Problem, exponent: int, clips: Mapping[str, float]) -> Q
     return evaluated(problem, unit, integers, exponents, problem.bias)
 
 
-def snapped(unit: float, model: LIF) -> float:
+def snapped(unit: float, model: FloatNeuron) -> float:
     """The nearest unit of which the threshold is a whole number, where there is one threshold; else ``unit``."""
     if model.integrates_only:
         return unit
@@ -205,7 +204,7 @@ def evaluated(
     layers = {b.name: dataclasses.replace(b.layer, weight=weights[b.name], bias=None) for b in problem.branches}
     spans = [sum_range(layers[b.name], b.source) for b in problem.branches]
     span = (sum(low for low, _ in spans), sum(high for _, high in spans))
-    outside, back = _sums(problem, layers)
+    outside, back = _sums(problem, layers, exponents)
     return judged(problem, unit, bias, span, outside, back, weights, exponents)
 
 
@@ -225,10 +224,10 @@ def judged(
         span: smallest and largest sum any input can cause.
     """
     target, arithmetic = problem.target, problem.target.arithmetic
-    neuron = to_integer(problem.model, bias, unit, target.limits, arithmetic)
-    if not _representable(neuron, target):
+    neuron = problem.model.quantized(bias, unit, target.limits, arithmetic)
+    if not neuron.representable(target.limits, arithmetic):
         return None
-    worst = bounds(neuron, span, arithmetic, problem.steps)
+    worst = neuron.bounds(span, arithmetic, problem.steps)
     register = register_limits(arithmetic, target.limits.accumulator_bits)
     proved = all(getattr(worst, name) <= limit for name, limit in register.items())
     sums, spikes, observed = run_population(outside, back, neuron, arithmetic)
@@ -246,7 +245,7 @@ def judged(
     return Quantized(unit, weights or {}, exponents or {}, neuron, worst, observed, proved, differing, drift, error)
 
 
-def _sums(problem: Problem, layers: dict[str, Any]) -> tuple[Array, list[Synapse]]:
+def _sums(problem: Problem, layers: dict[str, Any], exponents: Mapping[str, int]) -> tuple[Array, list[Synapse]]:
     """What reaches the population from outside [N, T, ...], and the synapses through which it feeds itself."""
     shape = problem.spikes.shape
     outside = np.zeros(shape, dtype=np.int64)
@@ -257,7 +256,9 @@ def _sums(problem: Problem, layers: dict[str, Any]) -> tuple[Array, list[Synapse
             back.append(partial(_through, layer))
         else:
             flat = branch.inputs.reshape(-1, *branch.inputs.shape[2:])
-            outside += apply(layer, [flat], _OPS).reshape(shape)
+            exponent = exponents[branch.name]
+            mantissas = dataclasses.replace(layer, weight=layer.weight >> exponent)
+            outside += apply(mantissas, [flat], _OPS).reshape(shape) << exponent
     return outside, back
 
 
@@ -266,7 +267,7 @@ def _through(layer: Layer, spikes: Array) -> Array:
 
 
 def run_population(
-    outside: Array, back: Iterable[Synapse], neuron: IntegerLIF, arithmetic: Arithmetic
+    outside: Array, back: Iterable[Synapse], neuron: IntegerNeuron, arithmetic: Arithmetic
 ) -> tuple[Array, Array, Bounds]:
     """The population alone in integers: (summed input, output), each [N, T, ...], and the largest magnitudes."""
     samples, steps = outside.shape[:2]
@@ -286,22 +287,13 @@ def run_population(
 def _bias_corrected(problem: Problem, best: Quantized) -> Quantized | None:
     """The candidate with each channel's mean error of the summed input taken back through the bias."""
     layers = {b.name: dataclasses.replace(b.layer, weight=best.weights[b.name], bias=None) for b in problem.branches}
-    outside, back = _sums(problem, layers)
+    outside, back = _sums(problem, layers, best.exponents)
     sums, _, _ = run_population(outside, back, best.neuron, problem.target.arithmetic)
     error = sums * best.unit - problem.sums
     axes = (0, 1, *range(3, error.ndim))
     shift = error.mean(axis=axes).reshape(-1, *(1,) * (error.ndim - 3))
     candidate = evaluated(problem, best.unit, best.weights, best.exponents, problem.bias - shift)
     return None if candidate is None else dataclasses.replace(candidate, corrected=True)
-
-
-def _representable(neuron: IntegerLIF, target: Target) -> bool:
-    limits = target.limits
-    if neuron.v_threshold is not None and (
-        neuron.v_threshold.max() > limits.threshold_max or neuron.v_threshold.min() < 1
-    ):
-        return False
-    return bool(np.abs(neuron.bias).max(initial=0) <= limits.bias_max) and neuron.bias_exp <= limits.bias_exp_max
 
 
 def _largest(x: Array) -> float:

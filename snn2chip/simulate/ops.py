@@ -77,8 +77,8 @@ _LAYERS: dict[type[L.Layer], Callable[[Any, list[Any], Ops], Any]] = {
 class NumpyOps:
     """Exact on int64, plain on floats.
 
-    Integer products go through float64 matrix multiplication where the operands prove that no partial sum can reach
-    2**53, and through int64 otherwise: the result is the integer sum either way.
+    Integer products go through float32 (float64) matrix multiplication where the operands prove that no partial sum can
+    reach 2**24 (2**53), and through int64 otherwise: the result is the integer sum either way.
     """
 
     def where(self, condition: Any, a: Any, b: Any) -> Any:
@@ -92,6 +92,14 @@ class NumpyOps:
     def const(self, value: Array, like: Array) -> Array:
         """A parameter in the dtype of the data."""
         return np.asarray(value, dtype=like.dtype)
+
+    def integers(self, value: Array, like: Array) -> Array:
+        """A parameter as int64."""
+        return np.asarray(value, dtype=np.int64)
+
+    def tanh(self, x: Array) -> Array:
+        """Hyperbolic tangent."""
+        return np.tanh(x)
 
     def linear(self, x: Array, weight: Array, bias: Array | None) -> Array:
         """X [N, ..., in], weight (out, in)."""
@@ -151,8 +159,9 @@ def _matmul(a: Array, b: Array) -> Array:
     if a.dtype.kind == "f":
         return cast(Array, a @ b.astype(a.dtype))
     reach = _magnitude(a) * _magnitude(b) * a.shape[-1]
-    if reach < 2**53:
-        return cast(Array, (a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64))
+    for exact, limit in ((np.float32, 2**24), (np.float64, 2**53)):
+        if reach < limit:
+            return cast(Array, (a.astype(exact) @ b.astype(exact)).astype(np.int64))
     return cast(Array, a.astype(np.int64) @ b.astype(np.int64))
 
 

@@ -40,6 +40,14 @@ class TorchOps:
             self._kept[key] = (value, tensor.reshape(value.shape))
         return self._kept[key][1]
 
+    def integers(self, value: Array, like: torch.Tensor) -> torch.Tensor:
+        """A parameter as int64, on the device of the data."""
+        return torch.as_tensor(value, dtype=torch.int64, device=like.device)
+
+    def tanh(self, x: torch.Tensor) -> torch.Tensor:
+        """Hyperbolic tangent."""
+        return torch.tanh(x)
+
     def linear(self, x: torch.Tensor, weight: Array, bias: Array | None) -> torch.Tensor:
         """X [N, ..., in], weight (out, in)."""
         return F.linear(x, self.const(weight, x), None if bias is None else self.const(bias, x))

@@ -19,8 +19,7 @@ from snn2chip.ir.program import Program
 from snn2chip.ir.target import load_target
 from snn2chip.neurons.lif import LIF, IntegerLIF
 from snn2chip.quantize import quantize
-from snn2chip.quantize.neuron import strict_where_equal, to_integer
-from snn2chip.quantize.overflow import bounds
+from snn2chip.quantize.neuron import strict_where_equal
 from snn2chip.quantize.search import on_grid
 from snn2chip.simulate import simulate
 
@@ -153,7 +152,7 @@ def test_no_input_exceeds_the_proved_bounds(seed, decays, bias, bias_u, reset, t
     theta = rng.integers(20, 90, 8)
     neuron = IntegerLIF(theta, *decays, bias, 2, bias_u, ">", reset, timing, *starts)
     wide = Arithmetic(current_bits=60, voltage_bits=60, decay_rounding=rounding)
-    proved = bounds(neuron, (-700, 900), wide, 12)
+    proved = neuron.bounds((-700, 900), wide, 12)
     # The worst inputs first, swings between the extremes, then random ones.
     swings = np.where(np.arange(12) % np.arange(2, 8)[:, None] == 0, 900, -700)
     sums = np.concatenate([np.full((1, 12), 900), np.full((1, 12), -700), swings, rng.integers(-700, 901, (24, 12))])
@@ -192,7 +191,7 @@ def test_the_grid_rounds_to_the_nearest_legal_weight(seed: int, bits: int, expon
 def test_the_neurons_numbers_by_hand() -> None:
     # One unit is 1/20: threshold 20 units, a bias of 0.05 is one unit, that is 64 of the membrane's.
     model = LIF(1.0, 0.75, fire=">", v_reset=-0.5, v_start=0.25)
-    neuron = to_integer(model, np.array([0.05, -0.1]), 1 / 20, LOIHI2.limits, LOIHI2.arithmetic)
+    neuron = model.quantized(np.array([0.05, -0.1]), 1 / 20, LOIHI2.limits, LOIHI2.arithmetic)
     assert neuron.v_threshold == 20
     assert neuron.decay_v == 1024
     assert neuron.decay_u == 4096
@@ -200,7 +199,7 @@ def test_the_neurons_numbers_by_hand() -> None:
     assert neuron.v_reset == -640
     assert neuron.v_start == 320
     # SpikingJelly's decay_input divides the input by tau, so a unit of input is worth half a unit of membrane.
-    halved = to_integer(LIF(1.0, 2.0, "tau"), np.zeros(1), 1 / 20, LOIHI2.limits, LOIHI2.arithmetic)
+    halved = LIF(1.0, 2.0, "tau").quantized(np.zeros(1), 1 / 20, LOIHI2.limits, LOIHI2.arithmetic)
     assert halved.v_threshold == 40
 
 

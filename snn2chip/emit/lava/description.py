@@ -28,8 +28,9 @@ from snn2chip.ir.layers import Array, Conv, Input, Neuron, Output, Readout, Shap
 from snn2chip.ir.program import Program
 from snn2chip.ir.schedule import depths
 from snn2chip.ir.structure import encode
+from snn2chip.neurons.base import Range
 from snn2chip.neurons.lif import IntegerLIF, parameters
-from snn2chip.quantize.overflow import Range, ranges, sum_range
+from snn2chip.quantize.overflow import ranges, sum_range
 
 _LONGEST_DELAY = 63  # lava/proc/dense/models.py, PyDelayDenseModelBitAcc
 _INT8 = 127  # lava/proc/conv/models.py: kernel size, stride, padding, dilation and groups are int8

@@ -9,8 +9,8 @@ import numpy as np
 
 from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.layers import Array
+from snn2chip.neurons.base import Bounds, Range
 from snn2chip.neurons.lif import IntegerLIF, parameters
-from snn2chip.quantize.overflow import Bounds, Range, bounds
 
 # lava/proc/lif/models.py, AbstractPyLifModelFixed, is the arithmetic that Arithmetic() states.
 _LAVA = Arithmetic()
@@ -33,7 +33,7 @@ def native_parameters(
 
     Source: lava-nc 0.10.0 proc/lif/models.py, PyLifResetModelBitAcc.
     """
-    worst = bounds(neuron, arriving, arithmetic, steps)
+    worst = neuron.bounds(arriving, arithmetic, steps)
     if reason := _other_arithmetic(arithmetic, worst):
         return None, reason
     threshold, reason = _threshold(neuron, worst)

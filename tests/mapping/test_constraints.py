@@ -78,9 +78,7 @@ def test_each_limit(broken: Program, rule: str, found: str) -> None:
 
 
 def test_loihi2_takes_what_loihi1_refuses() -> None:
-    assert (
-        check(net("loihi2", neuron=dataclasses.replace(GOOD, reset="soft"), input_bits=8, inputs=5000)) == []
-    )
+    assert check(net("loihi2", neuron=dataclasses.replace(GOOD, reset="soft"), input_bits=8, inputs=5000)) == []
 
 
 def test_weights_of_one_sign_may_be_odd() -> None:
@@ -97,9 +95,7 @@ def test_all_violations_come_at_once() -> None:
         require(bad)
     text = str(caught.value)
     assert "breaks 4 limits of Intel Loihi" in text
-    assert all(
-        rule in text for rule in ("weights.range", "weights.step", "limits.delay_max", "limits.threshold_max")
-    )
+    assert all(rule in text for rule in ("weights.range", "weights.step", "limits.delay_max", "limits.threshold_max"))
 
 
 def test_host_layers_are_free() -> None:

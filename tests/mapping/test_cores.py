@@ -32,9 +32,7 @@ def program(shape: tuple[int, ...], layers: list[tuple[str, object]], target: st
         Node("sum", Readout("sum"), (Edge(last),), placement="host"),
         Node("out", Output(), (Edge("sum"),)),
     ]
-    return Program(
-        in_order(nodes), 4, "steps", load_target(target), {"input": SPIKES}, np.asarray(1.0)
-    ).verify()
+    return Program(in_order(nodes), 4, "steps", load_target(target), {"input": SPIKES}, np.asarray(1.0)).verify()
 
 
 def ones(*shape: int) -> np.ndarray:
@@ -74,9 +72,7 @@ def test_convolution_stores_its_kernel_once() -> None:
 def test_axons_bound_a_convolution_by_bands_of_rows() -> None:
     # 8×64×64 inputs; a band of r rows sees (r + 2)·64·8 of them, and 4096 allow (r + 2) ≤ 8: 62 rows in bands
     # of 6.
-    (layer,) = estimate(
-        program((8, 64, 64), [("conv", Conv2d(ones(1, 8, 3, 3))), ("lif", lif())], "loihi1")
-    ).layers
+    (layer,) = estimate(program((8, 64, 64), [("conv", Conv2d(ones(1, 8, 3, 3))), ("lif", lif())], "loihi1")).layers
     assert layer.demands["axons in"] == 11
 
 

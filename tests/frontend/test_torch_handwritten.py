@@ -9,6 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from snn2chip.frontend.torch import Cell, register_neuron, trace
+from snn2chip.neurons.lif import LIF
+from snn2chip.simulate import simulate
 from torch_networks import (
     C,
     ConvNet,
@@ -23,12 +27,9 @@ from torch_networks import (
     frames,
     images,
     lively,
+    per_step,
+    watched,
 )
-from torch_networks import per_step, watched
-
-from snn2chip.frontend.torch import Cell, register_neuron, trace
-from snn2chip.neurons.lif import LIF
-from snn2chip.simulate import simulate
 
 
 def loop_run(net: nn.Module, x: Tensor) -> Tensor:
@@ -158,7 +159,7 @@ def test_membranes_passed_explicitly() -> None:
             v1, v2 = torch.zeros(x.shape[0], 20), torch.zeros(x.shape[0], 5)
             for t in range(x.shape[1]):
                 s1, v1 = self.lif1(self.fc1(x[:, t]), v1)
-                s2, v2 = self.lif2(self.fc2(s1), v2)
+                _, v2 = self.lif2(self.fc2(s1), v2)
             return v2
 
     net = lively(Net())

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch_networks import ConvNet, T, frames, images, lively, per_step, watched
 
 from snn2chip.frontend.torch import record_model, trace
 from snn2chip.simulate import simulate
+from torch_networks import ConvNet, T, frames, images, lively, per_step, watched
 
 snntorch = pytest.importorskip("snntorch")
 spikingjelly = pytest.importorskip("spikingjelly")

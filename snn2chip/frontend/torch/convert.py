@@ -161,11 +161,12 @@ class _Conversion:
     def _stepped(self, call: Call, cell: Cell, ids: Tensor) -> tuple[Signal, list[Rows], int]:
         """One call, one step: its output signal, its rows, its step."""
         step = call.index
-        if step >= self.steps:
+        count = sum(c.module == call.module for c in self.recording.calls if c.kind == "neuron")
+        if count != self.steps:
             raise S2CError(
-                f"a neuron is called more than {self.steps} times in one sample",
+                f"a neuron is called {count} times in {self.steps} steps",
                 where=str(call.source),
-                why="its state would be shared by two places of the network, or T is larger than said",
+                why="its state would be shared by two places of the network, or T is not what was said",
                 fix="give every place a neuron module of its own, or correct time_steps",
             )
         found = self.context.rows(call, [ids], 0)
@@ -329,7 +330,11 @@ class _Conversion:
         found = self.context.rows(end, [ids], 0)
         samples = sorted(set(found.n.tolist()))
         if samples != list(range(self.batch)):
-            raise S2CError("the output does not hold every sample of the batch", where="the model's output")
+            raise S2CError(
+                "the output does not hold every sample of the batch",
+                where="the model's output",
+                why=f"it holds samples {', '.join(map(str, samples))} of a batch of {self.batch}",
+            )
         return found
 
     def _how(self, signal: Signal, found: Rows, end: Call, readout: How | None) -> tuple[How | None, Signal]:
@@ -375,10 +380,10 @@ class _Conversion:
             )
         if weight == 1:
             return "sum", base
-        if not math.isclose(weight * self.steps, 1, rel_tol=1e-6):
-            factor = np.asarray(np.float32(weight * self.steps))
-            base = self.builder.add(Scale(factor), [base], factor.tobytes(), end.source, "scale")
-        return "mean", base
+        if math.isclose(weight * self.steps, 1, rel_tol=1e-6):
+            return "mean", base
+        factor = np.asarray(np.float32(weight))
+        return "sum", self.builder.add(Scale(factor), [base], factor.tobytes(), end.source, "scale")
 
     # ------------------------------------------------------------------ what the model computed
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
@@ -37,6 +38,8 @@ _LARGEST = 2.0**24
 _NEAR = 2e-4
 # How far from the threshold, relative to it, two ways of rounding may disagree about a spike.
 ROUNDING = 1e-5
+
+_INFINITE = np.asarray(np.inf)
 
 Shown = dict[str, Tensor]
 
@@ -69,8 +72,8 @@ class Probe:
     def __call__(self, xs: list[Tensor]) -> tuple[list[Tensor], list[Shown]]:
         """Spikes at every step, and at every step what else of the same shape the module returned or holds."""
         if self.delay:
-            spikes, shown = replace(self, delay=0)([*xs, *[torch.zeros_like(xs[0])] * self.delay])
-            return spikes[self.delay :], shown[: len(xs)]
+            late, held = replace(self, delay=0)([*xs, *[torch.zeros_like(xs[0])] * self.delay])
+            return late[self.delay :], held[: len(xs)]
         module = copy.deepcopy(self.module)
         with torch.no_grad():
             if self.time_axis is not None:
@@ -83,8 +86,8 @@ class Probe:
                 out = module(x, *states)
                 tensors = _tensors(out)
                 spikes.append(tensors[0].clone())
-                held = {f"attr:{k}": v for k, v in tensor_attributes(module).items()}
-                here = {**{str(i): v for i, v in enumerate(tensors) if i}, **held}
+                left = {f"attr:{k}": v for k, v in tensor_attributes(module).items()}
+                here = {**{str(i): v for i, v in enumerate(tensors) if i}, **left}
                 shown.append({name: v.clone() for name, v in here.items() if v.shape == x.shape})
                 if states:
                     states = _handed_back(out, len(states))
@@ -122,6 +125,41 @@ def identify(probe: Probe) -> Cell:
         if cell is not None:
             return cell
     raise S2CError("no neuron of the integrate-and-fire family behaves like it", why=answers.describe())
+
+
+def identify_integrator(probe: Probe) -> Cell:
+    """The leaky integrator a module is: it never fires, and returns its membrane.
+
+    Raises:
+        S2CError: it is none.
+    """
+    try:
+        if len(probe.args) == 1:
+            probe = replace(probe, time_axis=_time_axis(probe))
+        one, zero = torch.ones(probe.shape), torch.zeros(probe.shape)
+        silence, response = probe([zero])[0][0], probe([one, zero])[0]
+        generator = torch.Generator().manual_seed(0)
+        xs = [torch.randn(probe.shape, generator=generator) for _ in range(_RANDOM_STEPS)]
+        expected, shown = probe(xs)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise S2CError("it does not run on its own", why=f"{type(error).__name__}: {error}") from None
+    gain, decay = response[0], response[1] / response[0]
+    if bool(silence.any()) or not bool((torch.isfinite(decay) & (decay > 0) & (decay <= 1 + _NEAR)).all()):
+        raise S2CError("it is no leaky integrator")
+    answers = _Answers(zero, zero, decay.clamp(max=1), None, 1.0, xs, expected, shown)
+    candidates = [
+        LIF(_INFINITE, _array(value), form, gain=_array(factor), reset="none")
+        for form, value, factor, total in _decays(answers, list(_numbers(probe.module)))
+        if _fits(total, gain)
+    ]
+    for exact, model in itertools.product((True, False), candidates):
+        membranes = torch.stack(_run(model, xs)[0])
+        found = torch.stack(expected)
+        if torch.equal(membranes, found) if exact else _close(found, membranes):
+            cell = _cell(probe, answers, model)
+            if cell is not None:
+                return cell
+    raise S2CError("it is no leaky integrator")
 
 
 # ---------------------------------------------------------------------- questions
@@ -418,6 +456,11 @@ def _confirmed(probe: Probe, a: _Answers, model: LIF, exact: bool) -> Cell | Non
     edges = (([a.low], [torch.zeros(probe.shape)]), ([a.theta], [spike]))
     if not all(agrees(model, xs, spikes, exact) for xs, spikes in ((a.xs, a.spikes), *edges)):
         return None
+    return _cell(probe, a, model)
+
+
+def _cell(probe: Probe, a: _Answers, model: LIF) -> Cell | None:
+    """The cell of a confirmed model; None where a state the module shows contradicts it."""
     ports = _ports(model, a)
     if ports is None:
         return None
@@ -428,6 +471,17 @@ def _confirmed(probe: Probe, a: _Answers, model: LIF, exact: bool) -> Cell | Non
         return None
     carries = probe.time_axis is None or _remembers(probe, a)
     return Cell(model, probe.time_axis, returns, states, {}, attributes, carries, probe.delay)  # type: ignore[arg-type]
+
+
+def _run(model: LIF, xs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Membranes and spikes of a model."""
+    ops, state = TorchOps(), None
+    membranes, spikes = [], []
+    for x in xs:
+        state, out = model.step(model.start(x, ops) if state is None else state, x, ops)
+        membranes.append(state["v"])
+        spikes.append(out)
+    return membranes, spikes
 
 
 def agrees(model: LIF, xs: list[Tensor], expected: list[Tensor], exact: bool) -> bool:
@@ -448,12 +502,7 @@ def agrees(model: LIF, xs: list[Tensor], expected: list[Tensor], exact: bool) ->
 
 def _ports(model: LIF, a: _Answers) -> dict[str, Any] | None:
     """Which tensors the module shows are its membrane or its spikes; None where a membrane contradicts the model."""
-    ops, state = TorchOps(), None
-    membranes, spikes = [], []
-    for x in a.xs:
-        state, out = model.step(model.start(x, ops) if state is None else state, x, ops)
-        membranes.append(state["v"])
-        spikes.append(out)
+    membranes, spikes = _run(model, a.xs)
     found: dict[str, Any] = {}
     for name in a.shown[0]:
         values = [here.get(name) for here in a.shown]

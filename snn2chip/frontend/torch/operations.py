@@ -30,82 +30,21 @@ from snn2chip.frontend.torch.elements import (
     TimesDifferError,
     rows,
 )
-from snn2chip.frontend.torch.recorder import Call, Ref
+from snn2chip.frontend.torch.recorder import Call, Ref, names
 from snn2chip.ir import layers as L
 
 Value = Tensor | None
 Coefficients = tuple[float, ...]
 
-_CASTS = frozenset(
-    [
-        "float",
-        "to",
-        "type",
-        "type_as",
-        "contiguous",
-        "clone",
-        "detach",
-        "cpu",
-        "data",
-        "get_data",
-        "requires_grad_",
-        "double",
-    ]
+_CASTS = names("float to type type_as contiguous clone detach cpu data get_data requires_grad_ double half bfloat16")
+_MOVES = names(
+    "view reshape flatten unflatten permute transpose unsqueeze squeeze unsqueeze_ squeeze_ expand repeat "
+    "repeat_interleave __getitem__ select narrow stack cat concat concatenate vstack hstack chunk split "
+    "tensor_split unbind movedim moveaxis swapaxes swapdims t get_T get_mT view_as reshape_as expand_as tile "
+    "flip roll index_select __setitem__ copy_ broadcast_to ravel split_with_sizes unsafe_chunk unsafe_split "
+    "dsplit adjoint"
 )
-_MOVES = frozenset(
-    [
-        "view",
-        "reshape",
-        "flatten",
-        "unflatten",
-        "permute",
-        "transpose",
-        "unsqueeze",
-        "squeeze",
-        "unsqueeze_",
-        "squeeze_",
-        "expand",
-        "repeat",
-        "repeat_interleave",
-        "__getitem__",
-        "select",
-        "narrow",
-        "stack",
-        "cat",
-        "concat",
-        "concatenate",
-        "vstack",
-        "hstack",
-        "chunk",
-        "split",
-        "tensor_split",
-        "unbind",
-        "movedim",
-        "moveaxis",
-        "swapaxes",
-        "swapdims",
-        "t",
-        "get_T",
-        "get_mT",
-        "view_as",
-        "reshape_as",
-        "expand_as",
-        "tile",
-        "flip",
-        "roll",
-        "index_select",
-        "__setitem__",
-        "copy_",
-        "broadcast_to",
-        "ravel",
-        "split_with_sizes",
-        "unsafe_chunk",
-        "unsafe_split",
-        "dsplit",
-        "adjoint",
-    ]
-)
-_DROPOUTS = frozenset(["dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"])
+_DROPOUTS = names("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout")
 _ALIASES = {
     "iadd": "add", "add_": "add", "__add__": "add", "__radd__": "add", "isub": "sub", "sub_": "sub", "subtract": "sub",
     "__sub__": "sub", "__rsub__": "rsub", "imul": "mul", "mul_": "mul", "multiply": "mul", "__mul__": "mul",
@@ -126,24 +65,7 @@ _ADVICE = {
     "sigmoid": "a sigmoid on the path of spikes has no counterpart on the chip",
     "tanh": "a tanh on the path of spikes has no counterpart on the chip",
 }
-COMPARISONS = frozenset(
-    [
-        "gt",
-        "ge",
-        "lt",
-        "le",
-        "heaviside",
-        "sign",
-        "__gt__",
-        "__ge__",
-        "__lt__",
-        "__le__",
-        "greater",
-        "greater_equal",
-        "less",
-        "less_equal",
-    ]
-)
+COMPARISONS = names("gt ge lt le heaviside sign __gt__ __ge__ __lt__ __le__ greater greater_equal less less_equal")
 
 
 @dataclass
@@ -222,15 +144,18 @@ def _moves_before(call: Call, argument: int) -> Iterator[Call]:
 _ELEMENTWISE = (
     COMPARISONS
     | _CASTS
-    | frozenset(
-        "add sub rsub mul div neg where clamp clamp_min clamp_max masked_fill abs pow square logical_not exp".split()
-    )
+    | names("add sub rsub mul div neg where clamp clamp_min clamp_max masked_fill abs pow square logical_not exp")
 )
 
 
 def computes_across(call: Call) -> bool:
     """Whether an operation's elements depend on more than the elements at their own place."""
-    return _ALIASES.get(call.name, call.name) not in _ELEMENTWISE
+    return translated(call) not in _ELEMENTWISE
+
+
+def translated(call: Call) -> str:
+    """An operation's name without regard to how it was written."""
+    return _ALIASES.get(call.name, call.name)
 
 
 def only_moves(call: Call) -> bool:
@@ -249,7 +174,7 @@ def translate(context: Context, call: Call) -> list[Value]:
     Raises:
         S2CError: no layer does this; the message says which operation, where, and what to do.
     """
-    name = _ALIASES.get(call.name, call.name)
+    name = translated(call)
     if name in _RULES:
         return _RULES[name](context, call)
     if name in _MOVES:
@@ -542,7 +467,7 @@ def _add(context: Context, call: Call) -> list[Value]:
     a = arguments(call, "input", "other", alpha=1)
     if a["alpha"] != 1:
         raise S2CError("an addition with alpha", where=place(call), fix="multiply first")
-    signs = {"sub": (1, -1), "rsub": (-1, 1)}.get(_ALIASES.get(call.name, call.name), (1, 1))
+    signs = {"sub": (1, -1), "rsub": (-1, 1)}.get(translated(call), (1, 1))
     data: list[Tensor] = []
     constant: Tensor | None = None
     for argument, sign in zip((a["input"], a["other"]), signs, strict=True):
@@ -623,14 +548,17 @@ def _shifted(context: Context, call: Call, data: Tensor, value: Tensor) -> Tenso
 
 def _scaled(context: Context, call: Call, data: Tensor, value: Tensor) -> Tensor:
     """Data times a constant."""
-    if value.ndim == 0 and float(value) == 1.0:
+    if value.ndim == 0 and bool(value == 1):
         return data
     found = context.rows(call, [data], 0)
     constant = _per_sample(call, value, data, found)
     signal = context.signal(found.patterns[0], call)
     if isinstance(signal.over_time, dict) and constant.ndim == 0:
         parts = {s: tuple(float(constant) * c for c in cs) for s, cs in signal.over_time.items()}
-        return context.out(context.builder.over_time(parts), found)
+        mean = 1 / context.elements.steps
+        # A sum divided by T is a mean; any other factor is a layer.
+        if all(math.isclose(c, mean, rel_tol=1e-6) for cs in parts.values() for c in cs):
+            return context.out(context.builder.over_time(parts), found)
     key = (constant.shape, constant.tobytes())
     return _affine(context, call, found, key, lambda share: L.Scale(constant), False)
 

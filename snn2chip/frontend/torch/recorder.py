@@ -23,56 +23,22 @@ from torch.overrides import TorchFunctionMode
 from snn2chip.errors import S2CError
 from snn2chip.ir.graph import Source
 
+
+def names(text: str) -> frozenset[str]:
+    """A set of operation names, given as one text."""
+    return frozenset(text.split())
+
+
 # Reading data into Python: what follows could depend on it, and a graph recorded once would be wrong for other data.
-_READS_DATA = frozenset(
-    [
-        "__bool__",
-        "__int__",
-        "__float__",
-        "__index__",
-        "__complex__",
-        "item",
-        "tolist",
-        "numpy",
-        "__array__",
-        "is_nonzero",
-        "equal",
-        "allclose",
-        "__contains__",
-    ]
+_READS_DATA = names(
+    "__bool__ __int__ __float__ __index__ __complex__ item tolist numpy __array__ is_nonzero equal allclose "
+    "__contains__"
 )
 # Fresh tensors that only borrow a shape.
-_LIKE = frozenset(
-    [
-        "zeros_like",
-        "ones_like",
-        "full_like",
-        "empty_like",
-        "new_zeros",
-        "new_ones",
-        "new_full",
-        "new_empty",
-        "new_tensor",
-    ]
-)
-RANDOM = frozenset(
-    [
-        "rand",
-        "rand_like",
-        "randn",
-        "randn_like",
-        "randint",
-        "randint_like",
-        "bernoulli",
-        "bernoulli_",
-        "poisson",
-        "normal",
-        "normal_",
-        "uniform_",
-        "exponential_",
-        "multinomial",
-        "randperm",
-    ]
+_LIKE = names("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty new_tensor")
+RANDOM = names(
+    "rand rand_like randn randn_like randint randint_like bernoulli bernoulli_ poisson normal normal_ uniform_ "
+    "exponential_ multinomial randperm"
 )
 _OWN = __name__.rsplit(".", 1)[0]
 _LIBRARIES = ("torch", "spikingjelly", "snntorch", "norse", "sinabs")

@@ -1,25 +1,25 @@
 """Neurons written as plain code: find the update in the recording and make a neuron call of it.
 
-Every operation has a site: the line of code, with the lines that called it. A site that runs T times is part of the time loop,
-and its k-th run is step k. Rolled by site, the recording has cycles: values of step t−1 read at step t. A cycle of
-elementwise operations with a comparison is a neuron. It is cut out, made callable, and identified like any other.
+Every operation has a site: the line of code, with the lines that called it. A site that runs T times is part of the
+time loop, and its k-th run is step k. Rolled by site, the recording has cycles: values of step t−1 read at step t. A
+cycle of elementwise operations is a neuron if it compares, and an integrator if it only leaks. It is cut out, made
+callable, and identified like any other.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.cells import Cell
-from snn2chip.frontend.torch.identify import Probe, identify
-from snn2chip.frontend.torch.operations import COMPARISONS, computes_across, place
+from snn2chip.frontend.torch.identify import Probe, identify, identify_integrator
+from snn2chip.frontend.torch.operations import COMPARISONS, computes_across, place, translated
 from snn2chip.frontend.torch.recorder import Call, Recording, Ref
 from snn2chip.ir.graph import Source
 
@@ -46,24 +46,31 @@ def extract(recording: Recording, steps: int, known: Mapping[str, Cell]) -> tupl
     Raises:
         S2CError: a recurrence is no neuron that is known; the message says what was found.
     """
-    if steps < 2 or not thresholds(recording):
+    if steps < 2:
         return recording, {}
     rolled = _Rolled(recording, steps)
     cells: dict[str, Cell] = {}
     regions = rolled.regions()
     for i, region in enumerate(regions):
         name = region.name(cells)
-        cells[name] = known[name] if name in known else _identified(region, name)
+        cell = known.get(name) or _identified(region, name)
+        if cell is None:
+            continue
+        cells[name] = cell
         moved = rolled.replace(region, name)
         for later in regions[i + 1 :]:
             later.inputs = [moved.get((id(ref.call), ref.out), ref) for ref in later.inputs]
     return Recording(rolled.calls, recording.input, rolled.output), cells
 
 
-def _identified(region: _Region, name: str) -> Cell:
+def _identified(region: _Region, name: str) -> Cell | None:
+    """The neuron; None for a recurrence that neither fires nor integrates, which may be a read-out."""
+    probe = Probe(_Callable(region), (region.entry(0),), region.steps)
     try:
-        return identify(Probe(_Callable(region), (region.entry(0),), region.steps))
+        return identify(probe) if region.compares else identify_integrator(probe)
     except S2CError as error:
+        if not region.compares:
+            return None
         raise S2CError(
             f"the recurrence behind {name} is no neuron that is known",
             where=str(region.source),
@@ -86,6 +93,7 @@ class _Region:
     inputs: list[Ref]
     outputs: list[tuple[_Site, int]]
     steps: int
+    compares: bool
 
     @property
     def source(self) -> Source:
@@ -166,7 +174,7 @@ class _Rolled:
                 self.readers.setdefault(id(ref.call), []).append(call)
 
     def regions(self) -> list[_Region]:
-        """Recurrences that compare, in the order of the network."""
+        """Recurrences that compare, and those that integrate without, in the order of the network."""
         cycles = self._cycles()
         found: list[_Region] = []
         done: set[_Site] = set()
@@ -176,8 +184,17 @@ class _Rolled:
                 continue
             sites = self._membrane(site, cycles)
             done |= sites
-            found.append(self._region(sites))
-        return found
+            found.append(self._region(sites, True))
+        for cycle in dict.fromkeys(cycles.values()):
+            if not cycle & done and self._leaks(cycle):
+                found.append(self._region(set(cycle), False))
+        return sorted(found, key=lambda region: self.calls.index(region.runs[-1][0]))
+
+    def _leaks(self, cycle: frozenset[_Site]) -> bool:
+        """Whether a cycle does more to its value than add to it: a plain sum over time is a read-out."""
+        calls = [c for site in cycle if (c := self.runs[site][-1]) is not None]
+        plain = any(computes_across(c) or c.kind != "op" or not c.depends_on_data for c in calls)
+        return not plain and any(translated(c) not in ("add", "sub") for c in calls)
 
     def _cycles(self) -> dict[_Site, frozenset[_Site]]:
         """For every site on a cycle, the sites of its cycles (strongly connected components of the last step)."""
@@ -189,7 +206,7 @@ class _Rolled:
         return {self.site[id(ref.call)] for ref in call.refs() if id(ref.call) in self.site} if call else set()
 
     def _membrane(self, comparison: _Site, cycles: Mapping[_Site, frozenset[_Site]]) -> set[_Site]:
-        """The cycle a comparison is on, or reads through elementwise operations; what turns it into a number included."""
+        """The cycle a comparison is on, or reads through elementwise operations, and its cast to a number."""
         sites = {comparison}
         pending = [comparison]
         while pending:
@@ -199,17 +216,17 @@ class _Rolled:
                 continue
             for before in self._reads(site):
                 call = self.runs[before][-1]
-                if before not in sites and call is not None and call.kind == "op" and not computes_across(call):
-                    if before in cycles or self._reads(before) & set(cycles):
-                        sites.add(before)
-                        pending.append(before)
+                elementwise = call is not None and call.kind == "op" and not computes_across(call)
+                if before not in sites and elementwise and (before in cycles or self._reads(before) & set(cycles)):
+                    sites.add(before)
+                    pending.append(before)
         last = self.runs[comparison][-1]
         for reader in self.readers.get(id(last), []):
             if reader.name in ("float", "to", "type", "type_as") and id(reader) in self.site:
                 sites.add(self.site[id(reader)])
         return sites
 
-    def _region(self, sites: set[_Site]) -> _Region:
+    def _region(self, sites: set[_Site], compares: bool) -> _Region:
         runs = [
             sorted((c for s in sites if (c := self.runs[s][t]) is not None), key=self.calls.index)
             for t in range(self.steps)
@@ -228,7 +245,7 @@ class _Rolled:
         inputs = [Ref(call, entry.out) for call in at_step if call is not None]
         if len(inputs) != self.steps:
             raise S2CError("a recurrence has no input at the first step", where=place(last[0]))
-        region = _Region(runs, {id(c): self.site[id(c)] for run in runs for c in run}, inputs, [], self.steps)
+        region = _Region(runs, {id(c): self.site[id(c)] for run in runs for c in run}, inputs, [], self.steps, compares)
         used = {
             (self.site[id(ref.call)], ref.out)
             for call in self.calls
@@ -305,17 +322,17 @@ def _components(reads: Mapping[_Site, set[_Site]]) -> list[frozenset[_Site]]:
     on_stack: set[_Site] = set()
     found: list[frozenset[_Site]] = []
     for root in reads:
-        work = [(root, iter(()))] if root not in index else []
+        work: list[tuple[_Site, Iterator[_Site] | None]] = [(root, None)] if root not in index else []
         while work:
             site, successors = work[-1]
-            if site not in index:
+            if successors is None:
                 index[site] = low[site] = len(index)
                 stack.append(site)
                 on_stack.add(site)
-                work[-1] = (site, successors := iter(reads.get(site, ())))
+                work[-1] = (site, successors := iter(reads[site]))
             for after in successors:
                 if after not in index:
-                    work.append((after, iter(())))
+                    work.append((after, None))
                     break
                 if after in on_stack:
                     low[site] = min(low[site], low[after])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.adapters import ADAPTERS
 from snn2chip.frontend.torch.cells import Cell, registered
-from snn2chip.frontend.torch.identify import Probe, identify
+from snn2chip.frontend.torch.identify import Probe, identify, identify_integrator
 from snn2chip.frontend.torch.recorder import calls_through, tensor_attributes
 
 _LAYERS: tuple[type[nn.Module], ...] = (
@@ -48,10 +49,11 @@ class Survey:
     doubts: dict[str, str] = field(default_factory=dict)
 
     @property
-    def steps(self) -> set[int]:
-        """The numbers of steps seen; one, where all is well. Plain code counts where there is no neuron module."""
-        modules = set(self.calls.values()) | set(self.loops.values())
-        return modules or set(self.lines.values())
+    def steps(self) -> list[int]:
+        """The numbers of steps seen, likeliest first. Plain code counts where there is no neuron module."""
+        modules = [*self.calls.values(), *self.loops.values()]
+        counted = Counter(modules or self.lines.values())
+        return sorted(counted, key=lambda steps: (-counted[steps], steps))
 
 
 @dataclass
@@ -60,6 +62,7 @@ class _Seen:
     args: tuple[Any, ...]
     known: Cell | None
     calls: int = 0
+    alike: bool = True
     spiking: bool = True
     changes: bool = False
 
@@ -103,16 +106,17 @@ def survey(model: nn.Module, run: Callable[[nn.Module, Any], Any], x: Tensor) ->
 def _judged(seen: Mapping[str, _Seen]) -> Survey:
     found = Survey()
     for path, entry in sorted(seen.items()):
-        if any(path.startswith(f"{outer}.") for outer in found.cells) or not (
-            entry.known or (entry.spiking and entry.changes)
-        ):
+        candidate = entry.known is not None or (entry.alike and entry.changes)
+        if not candidate or any(path.startswith(f"{outer}.") for outer in found.cells):
             continue
         cell = entry.known
         if cell is None:
+            probe = Probe(entry.module, entry.args, entry.calls)
             try:
-                cell = identify(Probe(entry.module, entry.args, entry.calls))
+                cell = identify(probe) if entry.spiking else identify_integrator(probe)
             except S2CError as error:
-                found.doubts[path] = f"{error.what}{': ' + error.why if error.why else ''}"
+                if entry.spiking:
+                    found.doubts[path] = f"{error.what}{': ' + error.why if error.why else ''}"
                 continue
         found.cells[path] = cell
         if cell.time_axis is None:
@@ -143,7 +147,7 @@ def _note(entry: _Seen, x: Tensor, out: Any) -> None:
     entry.calls += 1
     first = next((leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)), None)
     if first is None or first.shape != x.shape or not first.is_floating_point():
-        entry.spiking = False
+        entry.alike = False
         return
     # Straight-through estimators add a value and take it away again: a spike may be off by a rounding.
     peak = float(first.abs().max()) if first.numel() else 0.0

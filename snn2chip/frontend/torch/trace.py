@@ -19,8 +19,8 @@ from snn2chip.errors import S2CError, UsageError
 from snn2chip.frontend.torch.cells import Cell
 from snn2chip.frontend.torch.convert import ConversionError, How, Layout, Traced, convert
 from snn2chip.frontend.torch.gate import check_equal
-from snn2chip.frontend.torch.regions import extract, thresholds
 from snn2chip.frontend.torch.recorder import Recording, Ref, record
+from snn2chip.frontend.torch.regions import extract, thresholds
 from snn2chip.frontend.torch.state import preserved, reset
 from snn2chip.frontend.torch.survey import Survey, survey
 from snn2chip.ir.graph import Graph
@@ -135,7 +135,7 @@ def _as_tensor(example: Any) -> Tensor:
         )
     x = x.to(torch.float32)
     if not bool(torch.isfinite(x).all()):
-        raise S2CError("the example holds NaN or infinite values")
+        raise S2CError("the example holds NaN or infinite values", fix="give samples as the model sees them in use")
     return x
 
 
@@ -255,7 +255,7 @@ class Job:
             found = self._looked(None)
         except RunError as error:
             failure = error
-        single = found is not None and not found.loops and found.steps == {1}
+        single = found is not None and not found.loops and found.steps == [1]
         if found is not None and not (single and self.time_steps != 1):
             return found
         if failure is not None and not layouts:
@@ -310,8 +310,8 @@ class Job:
                 "or snn2chip.frontend.torch.register_neuron(YourNeuron, to_lif)",
             )
         seen = self.survey.steps
-        steps = self.time_steps or max(seen)
-        if seen != {steps} and (self.time_steps is not None or len(seen) > 1) and steps not in seen:
+        steps = self.time_steps or seen[0]
+        if steps not in seen:
             counts = {**self.survey.calls, **self.survey.loops, **self.survey.lines}
             raise S2CError(
                 f"time_steps is {steps}, but that is not what the model does",

@@ -1,0 +1,293 @@
+"""What traced graphs look like, and that nothing about the model or the batch leaks into them or out of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from snn2chip.frontend.torch import trace
+from snn2chip.ir import layers as L
+from snn2chip.simulate import simulate
+from torch_networks import C, ConvNet, H, HandLIF, Looping, N, Spike, StrictSpike, T, frames, images, lively
+
+
+def looped(net: nn.Module, x: Tensor, read: Any) -> Tensor:
+    for m in net.modules():
+        if isinstance(m, HandLIF):
+            m.reset()
+    return read(torch.stack([net(frame) for frame in x]))
+
+
+def equal(graph: Any, samples: Tensor, expected: Tensor, atol: float = 1e-5) -> None:
+    assert expected.std() > 0.01, "a constant output tests nothing"
+    np.testing.assert_allclose(simulate(graph, samples).outputs, expected.detach(), atol=atol, rtol=1e-5)
+
+
+def test_layers_carry_the_users_names_shapes_and_lines() -> None:
+    net = lively(ConvNet(HandLIF(), HandLIF(), HandLIF()))
+    graph = trace(net, images(0), time_steps=T)
+    expected = "input conv1 bn1 lif1 pool conv2 bn2 lif2 flat fc lif3 readout output"
+    assert " ".join(graph.nodes) == expected
+    assert graph.shapes()["conv1"] == (6, H, H)
+    assert graph.shapes()["flat"] == (72,)
+    source = graph["conv1"].source
+    assert source.module == "conv1"
+    assert source.file.endswith("torch_networks.py")
+    line = open(source.file).read().splitlines()[source.line - 1]  # noqa: PTH123, SIM115
+    assert "self.conv1(x)" in line
+    np.testing.assert_array_equal(graph["conv1"].layer.weight, net.conv1.weight.detach())
+    assert graph["readout"].placement == "host"
+
+
+@pytest.mark.parametrize("batch", [1, 2, T, 9])
+def test_any_batch_gives_the_same_graph(batch: int) -> None:
+    net = Looping(lively(ConvNet(HandLIF(), HandLIF(), HandLIF())))
+    reference = trace(net, images(0))
+    x = images(1, batch, C, H, H)
+    graph = trace(net, x)
+    assert graph == reference
+    equal(graph, images(2), net(images(2)))
+
+
+@pytest.mark.parametrize("layout", ["[T, N, ...]", "[N, T, ...]", "[N, ..., T]"])
+def test_time_axis_is_found_even_when_batch_and_time_are_alike(layout: str) -> None:
+    axis = {"[T, N, ...]": 0, "[N, T, ...]": 1, "[N, ..., T]": 4}[layout]
+    net = lively(ConvNet(HandLIF(), HandLIF(), HandLIF()))
+
+    def run(net: nn.Module, x: Tensor) -> Tensor:
+        return looped(net, x.movedim(axis, 0), lambda y: y.mean(0))
+
+    x = frames(0)[:, :N].repeat(1, 2, 1, 1, 1)[:, :T]  # T samples of T steps
+    graph = trace(net, x.movedim(0, axis), run=run)
+    assert graph.coding == "steps"
+    y = frames(1)
+    equal(graph, y.transpose(0, 1), run(net, y.movedim(0, axis)))
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    net = lively(ConvNet(HandLIF(), HandLIF(), HandLIF()))
+    net.train()
+    net.bn1.eval()
+    net(images(3))
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    membranes = [m.v.clone() for m in net.neurons.values()]
+    attributes = {name: set(vars(m)) for name, m in net.named_modules()}
+    trace(net, images(0), time_steps=T)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert all(torch.equal(m.v, v) for m, v in zip(net.neurons.values(), membranes, strict=True))
+    assert {name: set(vars(m)) for name, m in net.named_modules()} == attributes
+    assert net.training
+    assert not net.bn1.training
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+READS = {
+    "mean": (lambda y: y.mean(0), "mean"),
+    "sum": (lambda y: y.sum(0), "sum"),
+    "count over T": (lambda y: y.sum(0) / T, "mean"),
+    "python sum": (lambda y: sum(y), "sum"),
+    "scaled sum": (lambda y: y.sum(0) * 0.25, "sum"),
+    "last": (lambda y: y[-1], "last"),
+    "maximum": (lambda y: y.max(0).values, "max"),
+    "mean of all but feature": (lambda y: y.permute(1, 2, 0).mean(-1), "mean"),
+}
+
+
+@pytest.mark.parametrize("kind", READS)
+def test_readouts(kind: str) -> None:
+    read, how = READS[kind]
+    net = lively(ConvNet(HandLIF(), HandLIF(), HandLIF()))
+    net.lif3 = nn.Identity()
+    run = lambda net, x: looped(net, x, read)  # noqa: E731
+    graph = trace(net, frames(0), run=run)
+    assert graph["readout"].layer.how == how
+    equal(graph, frames(1).transpose(0, 1), run(net, frames(1)))
+
+
+def test_a_model_that_returns_every_step_does_so_too() -> None:
+    net = lively(ConvNet(HandLIF(), HandLIF(), HandLIF()))
+    run = lambda net, x: looped(net, x, lambda y: y)  # noqa: E731
+    graph = trace(net, frames(0), run=run)
+    assert "readout" not in graph.nodes
+    equal(graph, frames(1).transpose(0, 1), run(net, frames(1)).transpose(0, 1))
+    mean = trace(net, frames(0), run=run, readout="mean")
+    equal(mean, frames(1).transpose(0, 1), run(net, frames(1)).mean(0))
+
+
+@pytest.mark.parametrize("how", ["mean", "sum"])
+def test_a_head_behind_the_readout_moves_in_front_of_it(how: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.lif, self.bn, self.fc2 = nn.Linear(12, 20), HandLIF(), nn.BatchNorm1d(20), nn.Linear(20, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.lif.reset()
+            spikes = torch.stack([self.lif(self.fc1(x)) for _ in range(T)])
+            return self.fc2(self.bn(getattr(spikes, how)(0))) * 2.0
+
+    net = lively(Net())
+    x = torch.rand(4, 12, generator=torch.Generator().manual_seed(0))
+    graph = trace(net, x)
+    assert graph["readout"].layer.how == how
+    assert {"bn", "fc2"} <= set(graph.nodes)
+    equal(graph, x, net(x))
+
+
+class Odds(nn.Module):
+    """Constants, functional layers, weights computed on the way, pooling to one, concatenation, a residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, C, 3, 3, generator=torch.Generator().manual_seed(1)))
+        self.conv = nn.Conv2d(6, 6, 3, padding="same", groups=2)
+        self.conv2 = nn.Conv2d(6, 6, 3, stride=2, padding=1, dilation=1)
+        self.lif1, self.lif2, self.lif3 = HandLIF(), HandLIF(), HandLIF()
+        self.gain = nn.Parameter(torch.rand(6, 1, 1, generator=torch.Generator().manual_seed(2)) + 0.5)
+        self.fc = nn.Linear(12, 7)
+        self.register_buffer("mean", torch.tensor([0.4, 0.5]).reshape(1, 2, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - self.mean) / 0.5
+        w = (self.weight - self.weight.mean((1, 2, 3), keepdim=True)) / self.weight.std((1, 2, 3), keepdim=True)
+        a = self.lif1(F.conv2d(x, w, padding=1))
+        b = self.lif2(self.conv(a) * self.gain + a)
+        c = torch.cat((self.lif3(self.conv2(b)), F.avg_pool2d(b, 2)), 1)
+        return self.fc(F.adaptive_avg_pool2d(c, 1).squeeze(-1).squeeze(-1))
+
+
+def test_functional_layers_constants_and_joins() -> None:
+    net = Looping(lively(Odds()))
+    x = images(0)
+    graph = trace(net, x)
+    kinds = {type(n.layer) for n in graph}
+    assert {L.Scale, L.Add, L.Concat, L.AvgPool, L.BatchNorm} <= kinds
+    assert sum(isinstance(n.layer, L.Conv2d) for n in graph) == 3
+    assert "net.mul" in graph.nodes
+    for seed in (1, 2):
+        equal(graph, images(seed), net(images(seed)))
+
+
+def test_sequences_and_one_dimension() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn, self.lif = nn.Conv1d(3, 6, 5, stride=2, padding=2), nn.BatchNorm1d(6), HandLIF()
+            self.pool, self.fc, self.bn2, self.lif2 = nn.MaxPool1d(2), nn.Linear(24, 8), nn.BatchNorm1d(8), HandLIF()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.lif2(self.bn2(self.fc(self.pool(self.lif(self.bn(self.conv(x)))).flatten(1))))
+
+    net = Looping(lively(Net()))
+    x = torch.rand(3, 3, 16, generator=torch.Generator().manual_seed(0))
+    equal(trace(net, x), x, net(x))
+
+
+class LastAxis(nn.Module):
+    """[N, C, H, W, T], written into a preallocated tensor step by step, as in the code of STBP-tdBN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(C, 6, 3, padding=1), nn.Linear(6 * H * H, 10)
+
+    def fire(self, x: Tensor) -> Tensor:
+        u, out = torch.zeros(x.shape[:-1]), torch.zeros(x.shape)
+        for t in range(x.shape[-1]):
+            u = 0.3 * u * (1 - out[..., max(t - 1, 0)]) + x[..., t]
+            out[..., t] = StrictSpike.apply(u - 0.5)
+        return out
+
+
+class LastAxisFire(LastAxis):
+    forward = LastAxis.fire
+
+
+class LastAxisNet(LastAxis):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lif1, self.lif2 = LastAxisFire(), LastAxisFire()
+        for lif in (self.lif1, self.lif2):
+            del lif.conv, lif.fc
+
+    def each(self, layer: nn.Module, x: Tensor) -> Tensor:
+        out = torch.zeros((*layer(x[..., 0]).shape, x.shape[-1]))
+        for t in range(x.shape[-1]):
+            out[..., t] = layer(x[..., t])
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lif1(self.each(self.conv, x))
+        x = self.lif2(self.each(self.fc, x.view(x.shape[0], -1, x.shape[-1])))
+        return x.sum(2) / x.shape[-1]
+
+
+def test_time_on_the_last_axis_written_in_place() -> None:
+    net = lively(LastAxisNet())
+    x = frames(0).permute(1, 2, 3, 4, 0).contiguous()
+    graph = trace(net, x)
+    assert [n.name for n in graph.neurons] == ["lif1", "lif2"]
+    y = frames(1)
+    equal(graph, y.transpose(0, 1), net(y.permute(1, 2, 3, 4, 0).contiguous()))
+
+
+class ConvLIF(nn.Module):
+    """Layer and neuron in one module, state kept in it; the tracer drives it."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out)
+        self.mem: Tensor | None = None
+
+    def reset(self) -> None:
+        self.mem = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        current = self.bn(self.conv(x))
+        self.mem = torch.zeros_like(current) if self.mem is None else self.mem
+        self.mem = self.mem * 0.5 + current
+        spike = Spike.apply(self.mem - 1.0)
+        self.mem = self.mem - spike
+        return spike
+
+
+def test_layer_and_neuron_in_one_module() -> None:
+    net = lively(nn.Sequential(ConvLIF(C, 6), ConvLIF(6, 8), nn.Flatten(), nn.Linear(8 * H * H, 10)))
+    graph = trace(net, images(0), time_steps=T)
+    assert "0.neuron" in graph.nodes
+    assert graph.time_steps == T
+
+    def run(x: Tensor) -> Tensor:
+        for m in (net[0], net[1]):
+            m.reset()
+        return torch.stack([net(x) for _ in range(T)]).mean(0)
+
+    equal(graph, images(1), run(images(1)))
+    frames_graph = trace(net, frames(0), time_steps=T, readout="last")
+    assert frames_graph.coding == "steps"
+
+
+def test_a_leaky_integrator_at_the_end() -> None:
+    class Integrator(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tau, self.v = 0.8, None
+
+        def reset(self) -> None:
+            self.v = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.v = x if self.v is None else self.v * self.tau + x
+            return self.v
+
+    net = lively(nn.Sequential(nn.Linear(12, 20), HandLIF(), nn.Linear(20, 5), Integrator()))
+    x = torch.rand(4, 12, generator=torch.Generator().manual_seed(0))
+    graph = trace(net, x, time_steps=T, readout="last")
+    assert [n.layer.kind for n in graph.neurons] == ["LIF", "LI"]
+    net[1].reset()
+    net[3].reset()
+    equal(graph, x, [net(x) for _ in range(T)][-1])

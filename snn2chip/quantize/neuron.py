@@ -35,6 +35,7 @@ def strict_where_equal(neuron: IntegerNeuron, arithmetic: Arithmetic) -> Integer
         not isinstance(neuron, IntegerLIF)
         or neuron.fire != ">="
         or neuron.v_threshold is None
+        or neuron.reset == "soft"  # which subtracts the very number that would change
         or neuron.decay_v.any()
         or arithmetic.input_shift < arithmetic.threshold_shift
     ):

@@ -46,6 +46,10 @@ HOST_BITS = 16
 CALIBRATION_SAMPLES = 128
 # Values of all layers over all steps and samples that a calibration run holds at most.
 CALIBRATION_VALUES = 60_000_000
+# Values of one population over all steps and samples that a candidate scale is judged on at most.
+SEARCH_VALUES = 2_500_000
+# Values of all layers that the whole network is run on for each alternative at most.
+REFINING_VALUES = 20_000_000
 
 _OPS = NumpyOps()
 
@@ -113,11 +117,11 @@ def _with_input_that_fits(make: Callable[[int], _Builder]) -> tuple[_Builder, di
     raise AssertionError("the loop returns or raises")
 
 
-def affordable_samples(graph: Graph) -> int:
-    """How many calibration samples are run: what memory and patience allow for a network of this size, at least 4."""
+def affordable_samples(graph: Graph, limit: int = CALIBRATION_VALUES) -> int:
+    """How many calibration samples are run: as many as hold ``limit`` values over all layers and steps, at least 4."""
     shapes = graph.shapes()
     values = (graph.time_steps or 1) * sum(int(np.prod(shapes[node.name])) for node in graph)
-    return min(CALIBRATION_SAMPLES, max(4, CALIBRATION_VALUES // values))
+    return min(CALIBRATION_SAMPLES, max(4, limit // values))
 
 
 def _refined(builder: _Builder, shortlists: dict[str, list[Quantized]], outputs: Array) -> dict[str, Quantized]:
@@ -127,10 +131,12 @@ def _refined(builder: _Builder, shortlists: dict[str, list[Quantized]], outputs:
     least. Labels are not looked at.
     """
     chosen = {name: shortlist[0] for name, shortlist in shortlists.items()}
+    samples = affordable_samples(builder.graph, REFINING_VALUES)
+    outputs = outputs[:samples]
     spread = float(((outputs - outputs.mean(axis=0)) ** 2).sum()) or 1.0
 
     def deviation(choices: dict[str, Quantized]) -> float:
-        found = simulate(builder.assembled(choices), builder.data).outputs
+        found = simulate(builder.assembled(choices), builder.data[:samples]).outputs
         return float(((found - outputs) ** 2).sum()) / spread
 
     least = deviation(chosen)
@@ -258,7 +264,10 @@ class _Builder:
         assert target is not None
         spikes = target if model.integrates_only else np.rint(target / model.spike_value).astype(np.int64)
         sums = recorded.a.astype(np.float64) - bias
-        return Problem(tuple(branches), model, bias, sums, spikes, self.target, self.bits, self.steps)
+        # A large layer says all it has to say with few samples: it has many neurons.
+        enough = max(4, SEARCH_VALUES // max(1, sums[0].size))
+        judging = [dataclasses.replace(b, inputs=None if b.inputs is None else b.inputs[:enough]) for b in branches]
+        return Problem(tuple(judging), model, bias, sums[:enough], spikes[:enough], self.target, self.bits, self.steps)
 
     def _bias(self, group: Group) -> Array:
         """The float biases of a population's synapses, summed, broadcasting against it."""
@@ -469,7 +478,7 @@ def _record(group: Group, bias: Array, best: Quantized, target: Target) -> Layer
         threshold=None if neuron.v_threshold is None else int(np.max(neuron.v_threshold)),
         threshold_error=threshold_error,
         bias_error=float(np.max(np.abs(neuron.input_bias - wanted))) / reach if compared else 0.0,
-        decay_error=model.rounding_error(neuron, target.arithmetic),
+        decay_error=model.rounding_error(neuron, best.unit, target.arithmetic),
         spikes_differing=best.differing,
         worst_case=dataclasses.asdict(best.worst),
         observed=dataclasses.asdict(best.observed),

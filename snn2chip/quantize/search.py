@@ -36,6 +36,9 @@ DRIFT_WEIGHT = 10.0
 EXPONENTS_KEPT = 2
 SHORTLIST = 6
 CORRECTED = 3
+# The smallest weight is tried as this many times the number all weights are multiples of, and how nearly they must be.
+OWN_GRID_DIVISORS = (1, 2, 3, 4, 5)
+OWN_GRID_SLACK = 1e-4
 # log2 of the clipping accepted rather than doubling a weight's step.
 SNAP_SLACK = 0.03
 
@@ -128,9 +131,13 @@ def search(problem: Problem) -> list[Quantized]:
             found[key] = candidate
 
     names = [branch.name for branch in problem.branches]
-    for exponent in range(problem.target.weights.exponent_max + 1):
+    exponents = range(problem.target.weights.exponent_max + 1)
+    exact = [q for e in exponents if (q := _on_own_grid(problem, e)) is not None]
+    if exact and preferred(exact).differing == 0:
+        return [preferred(exact)]
+    for exponent in exponents:
         tried(exponent, dict.fromkeys(names, 1.0))
-    if not found:
+    if not found and not exact:
         raise NoScaleError(
             "threshold, bias and weights do not fit the chip's registers together",
             why=f"threshold up to {_largest(problem.model.v_threshold):.4g}, weights up to "
@@ -144,11 +151,12 @@ def search(problem: Problem) -> list[Quantized]:
         exponent, clips = _ranked(found)[0]
         for clip in CLIPS:
             tried(exponent, dict(zip(names, (*clips[:i], clip, *clips[i + 1 :]), strict=True)))
-    ranked = [found[key] for key in _ranked(found)]
-    best = preferred(ranked)
-    shortlist = [best, *(q for q in ranked if q is not best and q.proved >= best.proved)][:SHORTLIST]
-    better = [c for q in shortlist[:CORRECTED] if (c := _bias_corrected(problem, q)) is not None and c.cost < q.cost]
-    return sorted([*better, *shortlist], key=lambda q: (not q.proved, q.cost))[:SHORTLIST]
+    candidates = [*exact, *found.values()]
+    good = sorted(candidates, key=lambda q: q.cost)[:CORRECTED]
+    candidates += [c for q in good if (c := _bias_corrected(problem, q)) is not None]
+    best = preferred(candidates)
+    others = sorted((q for q in candidates if q is not best and q.proved >= best.proved), key=lambda q: q.cost)
+    return [best, *others][:SHORTLIST]
 
 
 def _ranked(found: Mapping[tuple[int, tuple[float, ...]], Quantized]) -> list[tuple[int, tuple[float, ...]]]:
@@ -178,6 +186,24 @@ def _candidate(problem: Problem, exponent: int, clips: Mapping[str, float]) -> Q
         exponents[branch.name] = shift
         integers[branch.name] = on_grid(branch.layer.weight / unit, shift, weights, problem.bits)
     return evaluated(problem, unit, integers, exponents, problem.bias)
+
+
+def _on_own_grid(problem: Problem, exponent: int) -> Quantized | None:
+    """The population with no weight rounded, where all weights are small multiples of one number; None elsewhere."""
+    weights, branches = problem.target.weights, problem.branches
+    step = weights.step(problem.bits)
+    values = np.unique(np.abs(np.concatenate([b.layer.weight.ravel() for b in branches])))
+    values = values[values > 0]
+    if not values.size:
+        return None
+    for divisor in OWN_GRID_DIVISORS:
+        multiples = values * (divisor / values[0])
+        if np.abs(multiples - np.rint(multiples)).max() < OWN_GRID_SLACK and multiples[-1] * step <= weights.maximum:
+            own = values[0] / divisor
+            integers = {b.name: np.rint(b.layer.weight / own).astype(np.int64) * step << exponent for b in branches}
+            exponents = dict.fromkeys(integers, exponent)
+            return evaluated(problem, float(own) / (step << exponent), integers, exponents, problem.bias)
+    return None
 
 
 def snapped(unit: float, model: FloatNeuron) -> float:

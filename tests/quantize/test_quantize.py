@@ -219,6 +219,9 @@ def test_greater_or_equal_without_leak_is_the_next_lower_threshold() -> None:
         assert rows[0] == rows[1]
     leaky = dataclasses.replace(plain, decay_v=np.asarray(5))
     assert strict_where_equal(leaky, Arithmetic()) is leaky
+    # A soft reset subtracts the threshold itself.
+    soft = dataclasses.replace(plain, reset="soft")
+    assert strict_where_equal(soft, Arithmetic()) is soft
     fine = dataclasses.replace(plain, bias_exp=3)
     assert strict_where_equal(fine, Arithmetic()) is fine
 
@@ -351,6 +354,27 @@ def test_networks_without_an_integer_form_are_refused_by_name() -> None:
     )
     with pytest.raises(S2CError, match="read by more than one population"):
         quantize(shared, "loihi2", x)
+
+
+def test_weights_that_are_multiples_of_one_number_are_not_rounded() -> None:
+    rng = np.random.default_rng(16)
+    model = LIF(4.0, 0.5, fire=">")
+    network = graph(
+        (9,),
+        node("fc1", Linear(0.25 * rng.integers(-20, 30, (12, 9)).astype(np.float32)), "x"),
+        node("lif1", population(model), "fc1"),
+        node("fc2", Linear(0.25 * rng.integers(-20, 30, (12, 12)).astype(np.float32)), "lif1"),
+        node("lif2", population(LIF(8.0, 1.0, fire=">=", reset="soft")), "fc2"),
+    )
+    x = spikes(rng, 40, 5, 9)
+    program = quantize(network, "loihi2", x[:16])
+    for name in ("fc1", "fc2"):
+        scale = program.formats[f"{name}.weight"].scale
+        np.testing.assert_allclose(program[name].layer.weight * scale, network[name].layer.weight, rtol=1e-12)
+    a, b = simulate(network, x, record="spikes"), simulate(program, x, record="spikes")
+    for name in ("lif1", "lif2"):
+        assert a[name].spikes.any()
+        np.testing.assert_array_equal(a[name].spikes, b[name].spikes)
 
 
 def test_a_threshold_that_cannot_fit_is_refused() -> None:

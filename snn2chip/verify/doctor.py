@@ -111,12 +111,8 @@ def run_checks() -> list[Check]:
 
 def _check_python() -> Check:
     ok = _PYTHON_FROM <= sys.version_info[:2] < _PYTHON_BELOW
-    supported = (
-        f"Python {'.'.join(map(str, _PYTHON_FROM))} or newer, below {'.'.join(map(str, _PYTHON_BELOW))}"
-    )
-    return Check(
-        "python", ok, platform.python_version(), "" if ok else f"use {supported}", True, "running snn2chip"
-    )
+    supported = f"Python {'.'.join(map(str, _PYTHON_FROM))} or newer, below {'.'.join(map(str, _PYTHON_BELOW))}"
+    return Check("python", ok, platform.python_version(), "" if ok else f"use {supported}", True, "running snn2chip")
 
 
 def _check_package(package: _Package) -> Check:

@@ -13,9 +13,7 @@ from snn2chip.verify import doctor
 
 def test_every_check_is_either_fine_or_comes_with_a_command(capfd: pytest.CaptureFixture[str]) -> None:
     checks = doctor.run_checks()
-    assert {"python", "numpy", "h5py", "nir", "torch", "lava-nc", "lava-dl"} <= {
-        check.name for check in checks
-    }
+    assert {"python", "numpy", "h5py", "nir", "torch", "lava-nc", "lava-dl"} <= {check.name for check in checks}
     for check in checks:
         assert bool(check.command) != check.ok, check
     by_name = {check.name: check for check in checks}
@@ -24,9 +22,7 @@ def test_every_check_is_either_fine_or_comes_with_a_command(capfd: pytest.Captur
     assert capfd.readouterr().out == ""
 
 
-def test_a_package_that_is_missing_or_broken_is_told_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_that_is_missing_or_broken_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "s2c_broken.py").write_text("raise ImportError('libcuda is gone')")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -43,9 +39,7 @@ def test_a_package_that_is_missing_or_broken_is_told_apart(
 
 
 @pytest.mark.parametrize(("size", "ok"), [(None, True), (4 << 20, False), (1 << 30, True)])
-def test_little_shared_memory_is_reported(
-    size: int | None, ok: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_little_shared_memory_is_reported(size: int | None, ok: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.runtime, "shared_memory_size", lambda: size)
     check = doctor._check_shared_memory()
     assert check.ok is ok

@@ -386,13 +386,8 @@ def _tasks_of(executable: Any) -> dict[Any, _Task]:
         inlets[channel.dst_process].append(inlet)
         builders[channel.src_process].set_csp_ports([_Outlet(source, inlet)])
         builders[channel.dst_process].set_csp_ports([inlet])
-        builders[channel.dst_process].add_csp_port_mapping(
-            create_port_id(channel.src_process.id, source.name), inlet
-        )
-    return {
-        process: _Task(process.name, _build(builder), inlets[process])
-        for process, builder in builders.items()
-    }
+        builders[channel.dst_process].add_csp_port_mapping(create_port_id(channel.src_process.id, source.name), inlet)
+    return {process: _Task(process.name, _build(builder), inlets[process]) for process, builder in builders.items()}
 
 
 def _build(builder: Any) -> Any:
@@ -403,15 +398,11 @@ def _build(builder: Any) -> Any:
 
 
 def _no_such_recording(process: Any, name: str, why: str) -> S2CError:
-    return S2CError(
-        "A Lava recording names something that is not there.", where=f"{process.name}.{name}", why=why
-    )
+    return S2CError("A Lava recording names something that is not there.", where=f"{process.name}.{name}", why=why)
 
 
 def _deadlock(tasks: list[_Task], step: int) -> S2CError:
-    waits = [
-        f"{task.name}.{inlet.name} waits for {inlet.sender}" for task in tasks for inlet in task.missing()
-    ]
+    waits = [f"{task.name}.{inlet.name} waits for {inlet.sender}" for task in tasks for inlet in task.missing()]
     return S2CError(
         "The Lava network waits for itself (Lava's own runtime would hang here).",
         where=f"step {step}",

@@ -100,9 +100,7 @@ def _shared_memory_advice() -> str:
     size = shared_memory_size()
     if size is None or size >= SHARED_MEMORY_WANTED:
         return ""
-    return (
-        f"enlarge {SHARED_MEMORY} ({size >> 20} MiB): Lava hangs when it runs out (docker run --shm-size=1g)"
-    )
+    return f"enlarge {SHARED_MEMORY} ({size >> 20} MiB): Lava hangs when it runs out (docker run --shm-size=1g)"
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

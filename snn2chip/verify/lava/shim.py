@@ -11,9 +11,7 @@ from collections.abc import Callable
 from snn2chip import lava_compat
 from snn2chip.errors import S2CError
 
-LAVA_INSTALL = (
-    "pip install scipy networkx asteval && pip install --no-deps --ignore-requires-python lava-nc==0.10.0"
-)
+LAVA_INSTALL = "pip install scipy networkx asteval && pip install --no-deps --ignore-requires-python lava-nc==0.10.0"
 NETX_INSTALL = "pip install --no-deps --ignore-requires-python lava-dl==0.6.0"
 
 

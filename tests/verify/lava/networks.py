@@ -51,13 +51,9 @@ def conv_lifreset() -> dict[str, Any]:
     """Strided, padded Conv + LIFReset, a transposed and flattened port, Dense + LIF."""
     rng = _rng("conv_lifreset")
     source = _source(rng, 7, 5, 2)
-    conv = Conv(
-        weight=rng.integers(-40, 60, (3, 3, 2, 2)), input_shape=(7, 5, 2), padding=(1, 0), stride=(2, 1)
-    )
+    conv = Conv(weight=rng.integers(-40, 60, (3, 3, 2, 2)), input_shape=(7, 5, 2), padding=(1, 0), stride=(2, 1))
     shape = conv.a_out.shape
-    hidden = LIFReset(
-        shape=shape, du=2000, dv=200, vth=60, bias_mant=5, bias_exp=6, reset_interval=8, reset_offset=2
-    )
+    hidden = LIFReset(shape=shape, du=2000, dv=200, vth=60, bias_mant=5, bias_exp=6, reset_interval=8, reset_offset=2)
     dense = Dense(weights=2 * rng.integers(-50, 60, (4, int(np.prod(shape)))))
     output = LIF(shape=(4,), du=4095, dv=100, vth=120, bias_mant=0, bias_exp=6)
     source.s_out.connect(conv.s_in)

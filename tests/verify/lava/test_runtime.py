@@ -18,9 +18,7 @@ def _alive(pid: int) -> bool:
 
 
 def test_a_project_runs_in_its_folder_with_one_thread(tmp_path: Path) -> None:
-    (tmp_path / "run.py").write_text(
-        "import os, sys; print(os.getcwd(), sys.argv[1:], os.environ['OMP_NUM_THREADS'])"
-    )
+    (tmp_path / "run.py").write_text("import os, sys; print(os.getcwd(), sys.argv[1:], os.environ['OMP_NUM_THREADS'])")
     assert run_project(tmp_path, "--samples", "3", timeout=60) == f"{tmp_path} ['--samples', '3'] 1\n"
 
 

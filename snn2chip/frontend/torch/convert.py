@@ -19,7 +19,7 @@ from snn2chip.frontend.torch.elements import CONSTANT, STATIC, Elements, Rows, S
 from snn2chip.frontend.torch.operations import Context, combined, only_moves, translate
 from snn2chip.frontend.torch.recorder import Call, Recording, Ref
 from snn2chip.ir.graph import Coding, Edge, Graph, Node, Source, in_order
-from snn2chip.ir.layers import Array, Delay, Input, Neuron, Output, Readout, Scale, Shape
+from snn2chip.ir.layers import Array, Delay, Input, Neuron, Output, Readout, Scale
 from snn2chip.neurons.lif import LIF
 
 How = Literal["mean", "sum", "last", "max"]
@@ -52,7 +52,7 @@ class Layout:
 
 @dataclass
 class Traced:
-    """A graph and, for every node, what the model itself computed: ``observed[name, port]`` is [N, T, ...]."""
+    """A graph, and what the model itself computed: ``observed[population, port]`` [N, T, ...] and ``outputs``."""
 
     graph: Graph
     observed: dict[tuple[str, str], Array]
@@ -324,7 +324,7 @@ class _Conversion:
                 where=origin,
                 fix="select another output with output=, or train a spiking network first",
             )
-        return Traced(graph, self._observed(reached), self._outputs(found, output, how))
+        return Traced(graph, self._observed(graph), self._outputs(found, output, how))
 
     def _output_rows(self, end: Call, ids: Tensor) -> Rows:
         found = self.context.rows(end, [ids], 0)
@@ -387,29 +387,23 @@ class _Conversion:
 
     # ------------------------------------------------------------------ what the model computed
 
-    def _observed(self, reached: set[str]) -> dict[tuple[str, str], Array]:
+    def _observed(self, graph: Graph) -> dict[tuple[str, str], Array]:
+        """What the model's own neurons did: (population, port) → [N, T, ...], NaN where they did not show it."""
+        populations = {node.name for node in graph.neurons}
         found: dict[tuple[str, str], Array] = {}
         for (call, i), ids in self.context.values.items():
-            if ids is None or call.kind == "input" or bool((ids < 0).any()) or i >= len(call.values):
-                continue
-            value = call.values[i]
-            if value.shape != ids.shape or not value.is_floating_point():
+            if ids is None or call.kind != "neuron":
                 continue
             which, t, n, position = (x.reshape(-1) for x in self.elements.read(ids.contiguous()))
-            first = int(which[0])
-            signal = self.elements.signals[first]
-            if signal.over_time is not None or signal.name not in reached or bool((which != first).any()):
+            signal = self.elements.signals[int(which[0])]
+            if signal.name not in populations:
                 continue
-            key = (signal.name, signal.port)
-            steps = self.steps if signal.timed else 1
-            if key not in found:
-                found[key] = np.full((self.batch, steps, signal.size), np.nan, dtype=np.float32)
-            data = value.detach().reshape(-1).to(torch.float32).numpy()
-            found[key][n.numpy(), t.clamp(min=0).numpy(), position.numpy()] = data
-        shapes: dict[tuple[str, str], Shape] = {
-            (s.name, s.port): s.shape for s in self.elements.signals if s.over_time is None
-        }
-        return {key: a.reshape(*a.shape[:2], *shapes[key]) for key, a in found.items()}
+            shape = (self.batch, self.steps, signal.size)
+            values = found.setdefault((signal.name, signal.port), np.full(shape, np.nan, dtype=np.float32))
+            data = call.values[i].detach().reshape(-1).to(torch.float32)
+            values[n.numpy(), t.numpy(), position.numpy()] = data.numpy()
+        shapes = graph.shapes()
+        return {key: a.reshape(*a.shape[:2], *shapes[key[0]]) for key, a in found.items()}
 
     def _outputs(self, found: Rows, output: Ref, how: How | None) -> Array:
         value = found.arrange(output.call.values[output.out]).to(torch.float32)

@@ -8,6 +8,7 @@ that hold time and batch, and the pattern of one sample at one step, which is al
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import dataclass, field
 
@@ -70,14 +71,21 @@ class Elements:
 
     def read(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """For every id: index of its signal, step (STATIC where it has none), sample, position."""
-        bases = torch.tensor(self._bases)
-        which = torch.searchsorted(bases, ids.contiguous(), right=True) - 1
+        low, high = (int(v) for v in torch.aminmax(ids))
+        first, last = (bisect.bisect_right(self._bases, v) - 1 for v in (low, high))
+        if first == last:
+            signal = self.signals[first]
+            row = (ids - signal.base).div(signal.size, rounding_mode="floor")
+            position = ids - signal.base - row * signal.size
+            step = row.div(self.batch, rounding_mode="floor")
+            t = step if signal.timed else torch.full_like(row, STATIC)
+            return torch.full_like(ids, first), t, row - step * self.batch, position
+        which = torch.searchsorted(torch.tensor(self._bases), ids.contiguous(), right=True) - 1
+        offset = ids - torch.tensor(self._bases)[which]
         sizes = torch.tensor([s.size for s in self.signals])[which]
+        row, position = offset // sizes, offset % sizes
         timed = torch.tensor([s.timed for s in self.signals])[which]
-        offset = ids - bases[which]
-        row = offset // sizes
-        t = torch.where(timed, row // self.batch, torch.full_like(row, STATIC))
-        return which, t, row % self.batch, offset % sizes
+        return which, torch.where(timed, row // self.batch, STATIC), row % self.batch, position
 
 
 @dataclass

@@ -224,12 +224,12 @@ class Job:
         return error
 
     def _call(self, layout: Layout | None) -> Run:
-        """How one batch is run."""
-        if self.run is not None:
-            return _reporting(self.run)
-        if self.driven is None or layout is None:
-            return _reporting(_call_once)
-        steps, how, select = self.time_steps or 1, self.readout or "mean", self._select
+        """How one batch is run, up to the deployed output."""
+        select = self._select
+        if self.run is not None or self.driven is None or layout is None:
+            once = self.run or _call_once
+            return _reporting(lambda model, x: select(once(model, x)))
+        steps, how = self.time_steps or 1, self.readout or "mean"
 
         def loop(model: nn.Module, x: Tensor) -> Tensor:
             reset(model)
@@ -364,20 +364,19 @@ class Job:
                     why=f"it returns {_shape_of(out)}",
                     fix="correct output=",
                 ) from error
-        tensors = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, (Tensor, Ref))]
+        tensors = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
         if len(tensors) > 1:
             name = type(self.model).__name__
             self.chosen = f"{name} returns {len(tensors)} tensors: the first is deployed; output= selects another"
         return tensors[0] if tensors else out
 
     def _deployed(self, recording: Recording) -> Ref:
-        chosen = recording.output if self.driven else self._select(recording.output)
-        if not isinstance(chosen, Ref):
+        if not isinstance(recording.output, Ref):
             raise UsageError(
-                f"the deployed output is a {type(chosen).__name__}, not a tensor",
+                f"the deployed output is a {type(recording.output).__name__}, not a tensor",
                 fix="select a tensor of the output with output=",
             )
-        return chosen
+        return recording.output
 
 
 def _shape_of(out: Any) -> str:

@@ -46,8 +46,12 @@ def as_samples(network: Network, x: Any, *, free_time: bool = False) -> Array:
     return array
 
 
-def to_integers(program: Program, x: Array) -> tuple[Array, int]:
+def to_integers(program: Program, x: Array, first: int = 0) -> tuple[Array, int]:
     """The integers the program's input format makes of ``x``, and how many values had to be clipped.
+
+    Args:
+        program: whose input format.
+        x: samples, the first of them number ``first`` of the data (for messages).
 
     Raises:
         S2CError: binary spikes were expected and something else came.
@@ -55,12 +59,14 @@ def to_integers(program: Program, x: Array) -> tuple[Array, int]:
     form: Format = program.formats[program.input.name]
     low, high = form.range
     if form.scale == 1.0 and form.overflow == "error":
-        bad = (x != np.rint(x)) | (x < low) | (x > high)
+        bad = (x < low) | (x > high)
+        if x.dtype.kind == "f":
+            bad |= x != np.rint(x)
         if bad.any():
-            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            at = tuple(int(i) for i in np.argwhere(bad)[0])
             raise S2CError(
-                f"the input holds {x[where]:.6g}",
-                where=f"input, index {where}",
+                f"the input holds {x[at]:.6g}",
+                where=f"input, index {(at[0] + first, *at[1:])}",
                 why=f"this program takes whole numbers from {low} to {high} (spikes)",
                 fix="give spikes, or quantize with calibration data of the kind you want to run",
             )

@@ -9,6 +9,7 @@ states are reset by interval and phase: that is how vendors record.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from snn2chip.errors import UsageError
+from snn2chip.errors import S2CError, UsageError
 from snn2chip.ir.graph import Edge, Network, Node
 from snn2chip.ir.layers import Array, Conv, Delay, Input, Linear, Neuron, Output, Readout, Shape, windows
 from snn2chip.ir.program import Program
@@ -26,6 +27,7 @@ from snn2chip.simulate.ops import NumpyOps, Ops, apply
 from snn2chip.simulate.result import Counts, Recording, Result, joined
 
 Clock = Literal["sample", "machine"]
+Engine = Literal["auto", "fast", "reference"]
 RECORDABLE = ("u", "v", "h", "spikes", "a", "out")
 
 
@@ -55,6 +57,7 @@ def simulate(
     registers: str | None = None,
     batch_size: int = 128,
     backend: Literal["auto", "numpy", "torch"] = "auto",
+    engine: Engine = "auto",
     progress: Callable[[int], None] | None = None,
 ) -> Result:
     """Run ``network`` on samples ``x`` [N, T, ...] (or [N, ...] with direct coding).
@@ -68,10 +71,14 @@ def simulate(
         reset_interval, reset_phase, registers: of the machine's clock, see :class:`MachineClock`.
         batch_size: samples computed together; the result does not depend on it for a Program.
         backend: kernels for a float Graph: torch where it is installed, so that rounding is the model's own.
+        engine: what computes a Program in the sample's clock. "reference": this module, the definition. "fast": the
+            same integers sooner, see :mod:`snn2chip.simulate.fast`. "auto": the fast one where torch and numba are
+            there, it covers the program, and the run is long enough to repay its preparation.
         progress: called with the number of samples done.
 
     Raises:
-        S2CError: data that does not fit, with the sample and the reason.
+        S2CError: data that does not fit, with the sample and the reason; or the fast engine was asked for where it
+            cannot run.
     """
     wanted = frozenset([record] if isinstance(record, str) else record)
     if unknown := wanted - set(RECORDABLE):
@@ -80,16 +87,41 @@ def simulate(
         raise UsageError(f"there is no clock {clock!r}", fix='use "sample" or "machine"')
     if reset_interval is not None and reset_interval < 1:
         raise UsageError(f"a reset interval of {reset_interval} steps is none", fix="give at least 1")
+    if engine not in ("auto", "fast", "reference"):
+        raise UsageError(f"there is no engine {engine!r}", fix='use "auto", "fast" or "reference"')
     machine = MachineClock(reset_interval, reset_phase, registers) if clock == "machine" else None
     samples = as_samples(network, x, free_time=machine is not None)
-    plan = _Plan(network, machine, samples.shape[1] if network.coding == "steps" else network.time_steps or 0)
+    steps = samples.shape[1] if network.coding == "steps" else network.time_steps or 0
+    if _takes_fast(network, machine, engine, len(samples), steps):
+        from snn2chip.simulate import fast
+
+        assert isinstance(network, Program)
+        return fast.run(network, samples, steps, wanted, batch_size=batch_size, progress=progress)
+    plan = _Plan(network, machine, steps)
     compute = _integer_kernels if isinstance(network, Program) else _float_kernels(backend)
     parts = []
     for start in range(0, len(samples), batch_size):
-        parts.append(_run(plan, samples[start : start + batch_size], wanted, compute))
+        parts.append(_run(plan, samples[start : start + batch_size], start, wanted, compute))
         if progress is not None:
             progress(min(start + batch_size, len(samples)))
     return joined(parts)
+
+
+def _takes_fast(network: Network, machine: MachineClock | None, engine: Engine, samples: int, steps: int) -> bool:
+    if engine == "fast" and (machine is not None or not isinstance(network, Program)):
+        what = "the machine's clock" if machine is not None else "a float network"
+        raise UsageError(f"the fast engine does not run {what}", fix='leave out engine="fast"')
+    if engine == "reference" or machine is not None or not isinstance(network, Program):
+        return False
+    if importlib.util.find_spec("torch") is None:
+        if engine == "fast":
+            raise S2CError("the fast engine needs torch", why="it is not installed", fix="pip install torch")
+        return False
+    if engine == "fast":
+        return True
+    from snn2chip.simulate import fast
+
+    return fast.worthwhile(network, samples, steps)
 
 
 @dataclass(frozen=True)
@@ -105,10 +137,10 @@ class _Kernels:
     clipped: int = 0
 
 
-def _integer_kernels(network: Network, samples: Array) -> _Kernels:
+def _integer_kernels(network: Network, samples: Array, first: int) -> _Kernels:
     assert isinstance(network, Program)
     arithmetic = network.target.arithmetic
-    integers, clipped = to_integers(network, samples)
+    integers, clipped = to_integers(network, samples, first)
     return _Kernels(
         NumpyOps(),
         lambda node, a: node.layer.model.start(a.shape),  # type: ignore[attr-defined]
@@ -120,7 +152,7 @@ def _integer_kernels(network: Network, samples: Array) -> _Kernels:
     )
 
 
-def _float_kernels(backend: str) -> Callable[[Network, Array], _Kernels]:
+def _float_kernels(backend: str) -> Callable[[Network, Array, int], _Kernels]:
     if backend == "auto":
         try:
             import torch
@@ -131,7 +163,7 @@ def _float_kernels(backend: str) -> Callable[[Network, Array], _Kernels]:
     if backend == "numpy":
         numpy_ops = NumpyOps()
 
-        def with_numpy(network: Network, samples: Array) -> _Kernels:
+        def with_numpy(network: Network, samples: Array, first: int) -> _Kernels:
             return _Kernels(
                 numpy_ops,
                 lambda node, a: node.layer.model.start(a, numpy_ops),  # type: ignore[attr-defined]
@@ -149,7 +181,7 @@ def _float_kernels(backend: str) -> Callable[[Network, Array], _Kernels]:
 
     torch_ops = TorchOps()
 
-    def with_torch(network: Network, samples: Array) -> _Kernels:
+    def with_torch(network: Network, samples: Array, first: int) -> _Kernels:
         return _Kernels(
             torch_ops,
             lambda node, a: node.layer.model.start(a, torch_ops),  # type: ignore[attr-defined]
@@ -225,10 +257,15 @@ def fan_out(layer: Any, shape: Shape) -> Array:
 
 
 def _run(
-    plan: _Plan, samples: Array, wanted: frozenset[str], kernels_for: Callable[[Network, Array], _Kernels]
+    plan: _Plan,
+    samples: Array,
+    first: int,
+    wanted: frozenset[str],
+    kernels_for: Callable[[Network, Array, int], _Kernels],
 ) -> Result:
+    """One batch, whose first sample is number ``first`` of the data."""
     network, n = plan.network, len(samples)
-    kernels = kernels_for(network, samples)
+    kernels = kernels_for(network, samples, first)
     counts = {node.name: Counts.zeros(n, plan.steps) for node in network}
     recordings = {node.name: Recording() for node in network}
     past: dict[tuple[str, str], list[Any]] = {key: [] for key, depth in plan.history.items() if depth}
@@ -271,11 +308,13 @@ def _run(
                 _record_population(recordings[node.name], wanted, plan, t, n, state, out, a, kernels)
             else:
                 out = _stateless(node, plan, kernels, value)
+                # What never changes is computed once; on the chip its events still arrive at every step.
+                steps = slice(t, None if node.name in plan.static else t + 1)
                 if node.layer.synaptic:
                     events = kernels.to_numpy(value(*plan.edges[node.name][0]))
-                    _count_synapses(counts[node.name], t, events, plan.fan_out[node.name], node)
+                    _count_synapses(counts[node.name], steps, events, plan.fan_out[node.name], node)
                 if "out" in wanted:
-                    _store(recordings[node.name], "out", kernels.to_numpy(out), t, plan.steps)
+                    _store(recordings[node.name], "out", kernels.to_numpy(out), steps, plan.steps)
             now[node.name, "out"] = out
             if node.name in plan.static:
                 kept[node.name] = out
@@ -285,7 +324,7 @@ def _run(
             before.append(now[key])
             del before[: -plan.history[key]]
 
-    result = _read_out(network, [kernels.to_numpy(o) for o in outputs])
+    result = read_out(network, [kernels.to_numpy(o) for o in outputs])
     integers = result if isinstance(network, Program) else None
     real = result * network.output_scale if isinstance(network, Program) else result
     kept_recordings = {name: r for name, r in recordings.items() if any(v is not None for v in vars(r).values())}
@@ -311,20 +350,20 @@ def _stateless(node: Node, plan: _Plan, kernels: _Kernels, value: Callable[[Edge
 
 def _count_population(counts: Counts, t: int, out: Array, node: Node) -> None:
     counts.neuron_updates[:, t] = math.prod(out.shape[1:])
-    if not _silent(node):
+    if not silent(node):
         counts.spikes[:, t] = np.count_nonzero(out.reshape(len(out), -1), axis=1)
 
 
-def _silent(node: Node) -> bool:
+def silent(node: Node) -> bool:
     """Whether the population is an integrator, whose output is a membrane and no spike."""
     return str(node.layer.kind).endswith("LI")
 
 
-def _count_synapses(counts: Counts, t: int, events: Array, fan: Array, node: Node) -> None:
+def _count_synapses(counts: Counts, steps: slice, events: Array, fan: Array, node: Node) -> None:
     if node.placement == "host":
-        counts.macs[:, t] = int(fan.sum())
+        counts.macs[:, steps.start] = int(fan.sum())
     else:
-        counts.synops[:, t] = (events != 0).reshape(len(events), -1) @ fan.ravel()
+        counts.synops[:, steps] = ((events != 0).reshape(len(events), -1) @ fan.ravel())[:, None]
 
 
 def _record_population(
@@ -345,10 +384,10 @@ def _record_population(
         array = kernels.to_numpy(available[name])
         if name == "v" and plan.register:
             array = np.where(kernels.to_numpy(out) != 0, plan.register, array)
-        _store(recording, name, array, t, plan.steps)
+        _store(recording, name, array, slice(t, t + 1), plan.steps)
 
 
-def _store(recording: Recording, name: str, array: Array, t: int, steps: int) -> None:
+def _store(recording: Recording, name: str, array: Array, at: slice, steps: int) -> None:
     held = getattr(recording, name)
     if held is None:
         dtype = np.int64 if array.dtype.kind in "iu" else array.dtype
@@ -357,10 +396,10 @@ def _store(recording: Recording, name: str, array: Array, t: int, steps: int) ->
             dtype=np.int32 if name == "spikes" and dtype == np.int64 else dtype,
         )
         setattr(recording, name, held)
-    held[:, t] = array
+    held[:, at] = array[:, None]
 
 
-def _read_out(network: Network, steps: list[Array]) -> Array:
+def read_out(network: Network, steps: list[Array]) -> Array:
     """The read-out over the steps' outputs, or the outputs themselves [N, T, ...] where the network has none."""
     (edge,) = network.output.inputs
     layer = network[edge.source].layer

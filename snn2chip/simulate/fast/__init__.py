@@ -1,0 +1,83 @@
+"""The fast engine: the reference engine's integers, sooner.
+
+Layer after layer with time folded into the batch where the network is feed-forward, step by step only inside cycles; in
+chunks of samples that stay in the cache, side by side in threads. Synapses run on the fastest kernel that is proved and
+tested to be exact (``linear.py``), populations on a compiled kernel written from the one integer step of their neuron
+(``symbolic.py``, ``codegen.py``). What has no fast kernel runs on the definition itself.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from snn2chip.ir.layers import Array, Conv, Linear, Neuron
+from snn2chip.ir.program import Program
+from snn2chip.simulate.fast import compiled
+from snn2chip.simulate.result import Result
+
+if TYPE_CHECKING:
+    from snn2chip.simulate.fast.plan import Plan
+
+# Multiply-accumulates (a neuron update counts as 20) below which preparing costs more than the reference engine.
+_WORTHWHILE = 1_000_000_000
+_UPDATE = 20
+
+# What can only be recorded if the kernels store it.
+_STATES = frozenset({"u", "v"})
+
+# Prepared programs, most recent last.
+_KEPT = 4
+_plans: list[tuple[weakref.ref[Program], tuple[bool, int, int], Plan]] = []
+
+
+def worthwhile(program: Program, samples: int, steps: int) -> bool:
+    """Whether this engine can compile its kernels, covers the program, and repays its preparation."""
+    if compiled.missing():
+        return False
+    from snn2chip.simulate.fast.plan import refusal
+
+    return not refusal(program) and work(program) * samples * steps >= _WORTHWHILE
+
+
+def work(program: Program) -> int:
+    """Multiply-accumulates of one step of one sample, every input counted as an event, neuron updates weighted."""
+    shapes, total = program.shapes(), 0
+    for node in program:
+        size = math.prod(shapes[node.name])
+        if isinstance(node.layer, Linear | Conv):
+            total += size * math.prod(node.layer.weight.shape[1:])
+        elif isinstance(node.layer, Neuron):
+            total += size * _UPDATE
+    return total
+
+
+def prepared(program: Program, record: bool, samples: int, steps: int) -> Plan:
+    """The plan of a program, kept for the next run of the same kind."""
+    from snn2chip.simulate.fast.plan import prepare
+
+    kind = (record, steps, samples.bit_length())
+    for entry in _plans:
+        if entry[0]() is program and entry[1] == kind:
+            return entry[2]
+    plan = prepare(program, record, samples, steps)
+    _plans[:] = [*[e for e in _plans if e[0]() is not None][-_KEPT + 1 :], (weakref.ref(program), kind, plan)]
+    return plan
+
+
+def run(
+    program: Program,
+    samples: Array,
+    steps: int,
+    wanted: frozenset[str],
+    *,
+    batch_size: int,
+    progress: Callable[[int], None] | None,
+) -> Result:
+    """Simulate checked samples; see :func:`snn2chip.simulate.simulate`."""
+    from snn2chip.simulate.fast.executor import execute
+
+    plan = prepared(program, bool(wanted & _STATES), len(samples), steps)
+    return execute(plan, samples, steps, wanted, batch_size=batch_size, progress=progress)

@@ -1,0 +1,198 @@
+"""The source of a compiled population kernel, written from the traced integer step.
+
+One kernel runs a population over all steps of a chunk: blocks of neurons small enough for the first-level cache, time
+inside, states kept in the block. In 32 bits every operation is cast back, so that the compiler uses lanes of that
+width; the cast changes nothing, because the kernel is only written where the ranges prove that every value fits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from snn2chip.simulate.fast.symbolic import COMPARISONS, Expr, Ranges, Step
+
+# Neurons per block: a few arrays of this many 32-bit integers stay in a first-level cache of 32 KiB.
+BLOCK = 1024
+
+
+class DoesNotFitError(Exception):
+    """Some value of the step is not proved to fit the width asked for."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Python source of a function ``kernel`` and what it must be called with.
+
+    ``kernel(T, M, period, block, a0, s0, …, out, <live states>, <state histories>, <params>)``: ``a<i>`` [T or 1, M]
+    summed input, ``s<i>`` 0 where it has one row, ``out`` [T, M], live states [M] updated in place, histories [T, M]
+    of every state where ``record``, parameters [period]; period is a multiple of a parameter's repetition in memory.
+    """
+
+    text: str
+    bits: int
+    live: tuple[str, ...]
+    recorded: tuple[str, ...]
+    params: tuple[int, ...]
+
+
+def population_source(step: Step, ranges: Ranges | None, inputs: int, record: bool, bits: int) -> Source:
+    """The kernel of a population that sums ``inputs`` inputs.
+
+    Args:
+        step: its integer step.
+        ranges: proved intervals of the step's nodes; None where nothing is proved (then 64 bits only).
+        inputs: how many tensors are summed on the way in.
+        record: whether the states of every step are stored.
+        bits: 32 or 64; 64-bit arithmetic is numpy's, wrap-around included.
+
+    Raises:
+        DoesNotFitError: ``bits`` bits are not proved to suffice (without ranges, 64 are never refused).
+    """
+    if bits == 32 and ranges is None:
+        raise DoesNotFitError("no register of the population is bounded")
+    names = {f"{name}": f"x_{name}" for name in step.states}
+    live = step.live
+    recorded = tuple(step.states) if record else ()
+    body = _Body(step, ranges, bits, inputs)
+    new = {name: body.value(step.states[name]) for name in dict.fromkeys((*live, *recorded))}
+    out = body.value(step.out)
+    used = body.params
+    args = [f"a{i}, s{i}" for i in range(inputs)] + ["out"] + [names[n] for n in live]
+    args += [f"h_{n}" for n in recorded] + [f"p{i}" for i in used]
+    lines = [
+        "from numpy import int32, int64",
+        "",
+        "",
+        f"def kernel(T, M, period, block, {', '.join(args)}):",
+        "    in_period = (period + block - 1) // block",
+        "    for b in range((M + period - 1) // period * in_period):",
+        "        off = (b % in_period) * block",
+        "        lo = b // in_period * period + off",
+        "        n = min(block, period - off, M - lo)",
+        *(f"        {names[name]}_ = {names[name]}[lo : lo + n]" for name in live),
+        *(f"        p{i}_ = p{i}[off : off + n]" for i in used),
+        "        for t in range(T):",
+        *(f"            a{i}_ = a{i}[t * s{i}, lo : lo + n]" for i in range(inputs)),
+        "            out_ = out[t, lo : lo + n]",
+        *(f"            h_{name}_ = h_{name}[t, lo : lo + n]" for name in recorded),
+        "            for i in range(n):",
+        *(f"                {name} = {names[name]}_[i]" for name in live),
+        *(f"                {line}" for line in body.lines),
+        *(f"                {names[name]}_[i] = {new[name]}" for name in live),
+        *(f"                h_{name}_[i] = {new[name]}" for name in recorded),
+        f"                out_[i] = {out}",
+        "",
+    ]
+    return Source("\n".join(lines), bits, live, recorded, used)
+
+
+class _Body:
+    """Straight-line code of the expressions asked for."""
+
+    def __init__(self, step: Step, ranges: Ranges | None, bits: int, inputs: int) -> None:
+        self._ranges, self._bits, self._cast = ranges, bits, f"int{bits}"
+        self._names: dict[Expr, str] = {}
+        self._params: set[int] = set()
+        self.lines: list[str] = []
+        total = f"{self._cast}(a0_[i])"
+        for i in range(1, inputs):
+            total = f"{self._cast}({total} + {self._cast}(a{i}_[i]))"
+        self.lines.append(f"a = {total}")
+        self._check(step.trace.leaf("input", "a"))
+
+    @property
+    def params(self) -> tuple[int, ...]:
+        return tuple(sorted(self._params))
+
+    def value(self, e: Expr) -> str:
+        """The name or literal holding ``e``; the lines that compute it are added."""
+        e = self._decided(e)
+        if e not in self._names:
+            self._check(e)
+            self._names[e] = self._leaf(e) or self._assigned(self._code(e))
+        return self._names[e]
+
+    def _leaf(self, e: Expr) -> str:
+        if e.op == "const":
+            return str(e.args[0]) if isinstance(e.args[0], bool) else f"{self._cast}({e.args[0]})"
+        if e.op == "input":
+            return str(e.args[0])
+        if e.op == "param":
+            self._params.add(e.args[0])
+            return self._assigned(f"p{e.args[0]}_[i]")
+        return ""
+
+    def _assigned(self, code: str) -> str:
+        name = f"t{len(self.lines)}"
+        self.lines.append(f"{name} = {code}")
+        return name
+
+    def _decided(self, e: Expr) -> Expr:
+        """The branch a choice always takes, where the ranges decide it (a register that never overflows)."""
+        while e.op == "where" and self._ranges is not None:
+            truth = self._ranges.decided(e.args[0])
+            if truth is None:
+                break
+            e = e.args[1] if truth else e.args[2]
+        return e
+
+    def _code(self, e: Expr) -> str:
+        if e.op in ("shr", "trunc"):
+            return self._shifted(e)
+        x = [self.value(a) for a in e.args]
+        if e.op in COMPARISONS:
+            return f"{x[0]} {COMPARISONS[e.op]} {x[1]}"
+        if e.op == "and" and e.boolean:
+            return f"{x[0]} and {x[1]}"
+        return _TEMPLATES[e.op].format(*x, cast=self._cast)
+
+    def _shifted(self, e: Expr) -> str:
+        """``x >> bits``, rounded down or toward zero; a product that may be wider than its result is split.
+
+        With x = s·k, s = h·2**b + l and 0 ≤ l < 2**b: floor(s·k / 2**b) = h·k + floor(l·k / 2**b), and rounding toward
+        zero is rounding down after adding 2**b − 1 to a negative x. A factor k = 0 makes both parts 0 all the same.
+        """
+        x, shift = e.args[0], e.args[1].args[0]
+        toward_zero = e.op == "trunc"
+        if self._bits == 32 and x.op == "mul" and not self._fits(x):
+            s, k = x.args
+            if self._ranges is None or not self._split_fits(s, k, shift):
+                raise DoesNotFitError("a product is wider than 32 bits")
+            mask = f"int32({(1 << shift) - 1})"
+            b, s_, k_ = f"int32({shift})", self.value(s), self.value(k)
+            low = f"int32(int32({s_} & {mask}) * {k_})"
+            if toward_zero:
+                low = f"int32({low} + int32(int32({s_} >> int32(31)) & {mask}))"
+            return f"int32(int32(int32({s_} >> {b}) * {k_}) + int32({low} >> {b}))"
+        x_, b, cast = self.value(x), f"{self._cast}({shift})", self._cast
+        if not toward_zero:
+            return f"{cast}({x_} >> {b})"
+        return f"{cast}(-{cast}({cast}(-{x_}) >> {b})) if {x_} < {cast}(0) else {cast}({x_} >> {b})"
+
+    def _split_fits(self, s: Expr, k: Expr, shift: int) -> bool:
+        assert self._ranges is not None
+        of_s, of_k = self._ranges.of(s), self._ranges.of(k)
+        low_part = ((1 << shift) - 1) * of_k.high + (1 << shift)
+        high_part = ((of_s.magnitude >> shift) + 1) * of_k.high
+        return of_k.low >= 0 and max(low_part, high_part, of_s.magnitude) < 2**31
+
+    def _fits(self, e: Expr) -> bool:
+        assert self._ranges is not None
+        return self._ranges.of(e).magnitude < 1 << (self._bits - 1)
+
+    def _check(self, e: Expr) -> None:
+        if self._ranges is not None and not e.boolean and not self._fits(e):
+            raise DoesNotFitError(f"{e.op} can reach {self._ranges.of(e) if self._ranges else 'anything'}")
+
+
+_TEMPLATES = {
+    "add": "{cast}({0} + {1})",
+    "sub": "{cast}({0} - {1})",
+    "mul": "{cast}({0} * {1})",
+    "shl": "{cast}({0} << {1})",
+    "neg": "{cast}(-{0})",
+    "and": "{cast}({0} & {1})",
+    "min": "{0} if {0} < {1} else {1}",
+    "max": "{0} if {0} > {1} else {1}",
+    "where": "{1} if {0} else {2}",
+}

@@ -1,0 +1,121 @@
+"""Compiling kernels with numba, which is optional: where it is missing, nothing here is called.
+
+Generated source is kept as files in the user's cache folder, with numba's machine code beside it, so that a second run
+starts at once. A folder that cannot be written, or that others can write, is not used: kernels are then compiled anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+import stat
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from snn2chip.atomic import atomic_file
+
+CACHE_VARIABLE = "SNN2CHIP_CACHE"
+# nogil: chunks run in threads. No fast-math: integers in floats are moved, not computed.
+_OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+_lock = threading.Lock()
+
+
+@functools.cache
+def missing() -> str:
+    """Why kernels cannot be compiled; empty where they can."""
+    try:
+        import numba  # noqa: F401
+    except ImportError as error:
+        return f"numba cannot be imported ({error})"
+    return ""
+
+
+def cache_folder() -> Path | None:
+    """The folder of compiled kernels, made if need be: $SNN2CHIP_CACHE, else below the user's cache folder.
+
+    None where it cannot be written, or where someone else could put code into it.
+    """
+    base = os.environ.get(CACHE_VARIABLE)
+    home = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snn2chip"
+    folder = home / "kernels"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+    except OSError:
+        return None
+    foreign = found.st_uid != os.getuid() or bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+    return None if foreign or not os.access(folder, os.W_OK) else folder
+
+
+def cache_remark() -> str:
+    """What a user should know about the cache; empty where it works."""
+    if missing() or cache_folder() is not None:
+        return ""
+    return f"compiled kernels are not kept: no safe cache folder (set {CACHE_VARIABLE} to a folder of your own)"
+
+
+_loaded: dict[tuple[str, tuple[str, ...]], Callable[..., None]] = {}
+
+
+def from_source(text: str, *example: Any) -> Callable[..., None]:
+    """The function ``kernel`` of generated source, compiled for arguments like ``example`` (which must do nothing).
+
+    A damaged cache costs a compilation, nothing else.
+    """
+    key = (text, tuple(str(getattr(a, "dtype", "")) for a in example))
+    with _lock:
+        if key not in _loaded:
+            _loaded[key] = _compiled(text, example)
+        return _loaded[key]
+
+
+def _compiled(text: str, example: tuple[Any, ...]) -> Callable[..., None]:
+    folder = cache_folder()
+    if folder is not None:
+        try:
+            kept = _jit(_imported(folder, text), cache=True)
+            kept(*example)
+            return kept
+        except Exception:  # whatever unpickling machine code of another day can raise
+            pass
+    space: dict[str, Any] = {}
+    exec(compile(text, "<generated kernel>", "exec"), space)
+    fresh = _jit(space["kernel"], cache=False)
+    fresh(*example)
+    return fresh
+
+
+def _imported(folder: Path, text: str) -> Callable[..., None]:
+    """The function, from a file of that text: numba keys its cache by the file, and asks for the module by name."""
+    name = f"snn2chip_kernel_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    path = folder / f"{name}.py"
+    if not path.is_file() or path.read_text() != text:
+        with atomic_file(path) as temporary:
+            temporary.write_text(text)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function: Callable[..., None] = module.kernel
+    return function
+
+
+def jit(function: Callable[..., None]) -> Callable[..., None]:
+    """A function of this package, compiled on its first call."""
+    try:
+        return _jit(function, cache=True)
+    except RuntimeError:
+        return _jit(function, cache=False)
+
+
+def _jit(function: Callable[..., None], cache: bool) -> Callable[..., None]:
+    import numba
+
+    compiled: Callable[..., None] = numba.njit(cache=cache, **_OPTIONS)(function)
+    return compiled

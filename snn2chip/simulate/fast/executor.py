@@ -1,0 +1,331 @@
+"""Runs a plan: chunks of samples in threads, within a chunk spans of steps, within a span one layer after another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+import numpy as np
+import torch
+
+from snn2chip.errors import S2CError
+from snn2chip.ir.graph import Edge, Node
+from snn2chip.ir.layers import Array, Delay, Input, Neuron, Output, Readout
+from snn2chip.simulate.data import to_integers
+from snn2chip.simulate.engine import read_out, silent
+from snn2chip.simulate.fast import linear
+from snn2chip.simulate.fast.plan import Chunk, Component, Key, Plan, chunk_of, last_reader
+from snn2chip.simulate.result import Counts, Recording, Result
+
+
+def execute(
+    plan: Plan,
+    samples: Array,
+    steps: int,
+    wanted: frozenset[str],
+    *,
+    batch_size: int,
+    progress: Callable[[int], None] | None,
+) -> Result:
+    """Run ``samples`` [N, T, ...] or [N, ...]; the Result is the reference engine's, integer for integer."""
+    n = len(samples)
+    if n == 0:
+        raise S2CError("there is nothing to simulate", why="the data holds no sample")
+    threads = torch.get_num_threads()
+    chunk = chunk_of(plan, n, steps, batch_size, threads)
+    starts = range(0, n, chunk.samples)
+    sink = _Sink(plan, n, steps, wanted)
+
+    def run(start: int) -> int:
+        part = samples[start : start + chunk.samples]
+        _ChunkRun(plan, sink, start, len(part), steps, chunk).run(part)
+        return len(part)
+
+    with linear.exact_floats():
+        in_turn = len(starts) == 1 or threads == 1
+        done = 0
+        for finished in map(run, starts) if in_turn else _in_threads(run, starts, min(threads, len(starts))):
+            done += finished
+            if progress is not None:
+                progress(done)
+    return sink.result()
+
+
+def _in_threads(run: Callable[[int], int], starts: range, workers: int) -> Iterator[int]:
+    """Chunks side by side, each with one thread of its own: no kernel waits for another's."""
+    before = torch.get_num_threads()
+
+    def alone(start: int) -> int:
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            return run(start)
+
+    pool = ThreadPoolExecutor(workers, "snn2chip")
+    try:
+        for future in as_completed([pool.submit(alone, start) for start in starts]):
+            yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+class _Sink:
+    """The arrays of the Result, filled by chunks in any order."""
+
+    def __init__(self, plan: Plan, n: int, steps: int, wanted: frozenset[str]) -> None:
+        self.plan, self.n, self.steps, self.wanted = plan, n, steps, wanted
+        program = plan.program
+        self.counts = {node.name: Counts.zeros(n, steps) for node in program}
+        for node in program.neurons:
+            self.counts[node.name].neuron_updates[:] = int(np.prod(plan.shapes[node.name]))
+        self.recordings = {node.name: Recording() for node in program}
+        self.outputs: Array | None = None
+        self.clipped = 0
+        self._lock = threading.Lock()
+
+    def store(self, name: str, what: str, start: int, t: int, values: torch.Tensor, steps: int) -> None:
+        """Record ``values`` [S, n, ...] of samples from ``start`` and steps from ``t`` (S = 1: all of ``steps``)."""
+        recording = self.recordings[name]
+        with self._lock:
+            held = getattr(recording, what)
+            if held is None:
+                dtype = np.int32 if what == "spikes" else np.int64
+                held = np.empty((self.n, self.steps, *values.shape[2:]), dtype)
+                setattr(recording, what, held)
+        held[start : start + values.shape[1], t : t + steps] = values.transpose(0, 1).numpy()
+
+    def output(self, start: int, values: Array) -> None:
+        """The read-out of the samples from ``start``."""
+        with self._lock:
+            if self.outputs is None:
+                self.outputs = np.empty((self.n, *values.shape[1:]), values.dtype)
+        self.outputs[start : start + len(values)] = values
+
+    def clip(self, count: int) -> None:
+        """Count clipped input values."""
+        with self._lock:
+            self.clipped += count
+
+    def result(self) -> Result:
+        """Everything, as the reference engine returns it."""
+        program = self.plan.program
+        kept = {name: r for name, r in self.recordings.items() if any(v is not None for v in vars(r).values())}
+        integers = self.outputs
+        assert integers is not None
+        real = integers * program.output_scale
+        return Result(real, integers, self.counts, tuple(program.nodes), program, kept, self.clipped)
+
+
+class _ChunkRun:
+    """Some samples through the whole network, span of steps by span of steps, states and histories carried."""
+
+    def __init__(self, plan: Plan, sink: _Sink, start: int, n: int, steps: int, chunk: Chunk) -> None:
+        self.plan, self.sink, self.start, self.n, self.steps, self.chunk = plan, sink, start, n, steps, chunk
+        self.states = {name: population.start(n) for name, population in plan.populations.items()}
+        self.past: dict[Key, torch.Tensor] = {}
+        self.constant: dict[Key, torch.Tensor] = {}
+        self.last = last_reader(plan)
+        self.outputs: list[Array] = []
+
+    def run(self, samples: Array) -> None:
+        """All steps of the samples."""
+        program = self.plan.program
+        integers, clipped = to_integers(program, samples, self.start)
+        self.sink.clip(clipped)
+        data = torch.from_numpy(integers).to(self.plan.dtype((program.input.name, "out")))
+        data = data.unsqueeze(0) if program.coding == "direct" else data.transpose(0, 1)
+        for t in range(0, self.steps, self.chunk.steps):
+            _Span(self, t, min(self.chunk.steps, self.steps - t)).run(data)
+        outputs = np.concatenate(self.outputs)
+        self.sink.output(self.start, read_out(program, list(outputs)))
+
+
+class _Span:
+    """Consecutive steps of a chunk. Values are tensors [S, n, ...]; S is 1 where nothing changes over time."""
+
+    def __init__(self, run: _ChunkRun, t: int, length: int) -> None:
+        self.chunk, self.plan, self.t, self.length = run, run.plan, t, length
+        self.values: dict[Key, torch.Tensor] = dict(run.constant)
+
+    def run(self, data: torch.Tensor) -> None:
+        """Every component in order; what nobody reads any more is let go."""
+        for i, component in enumerate(self.plan.components):
+            if component.stepped:
+                self._stepped(component)
+            else:
+                self._whole(component.nodes[0], data)
+            for node_name in [name for name, end in self.chunk.last.items() if end == i]:
+                self._release(node_name)
+
+    def _whole(self, node: Node, data: torch.Tensor) -> None:
+        key = (node.name, "out")
+        if key in self.values:
+            return
+        if isinstance(node.layer, Input):
+            static = self.plan.program.coding == "direct"
+            found = {key: data if static else data[self.t : self.t + self.length]}
+        else:
+            found = self._evaluate(node, 0, self.length)
+        self.values.update(found)
+        if node.name in self.plan.static:
+            self.chunk.constant[key] = found[key]
+
+    def _stepped(self, component: Component) -> None:
+        """A cycle: one step of all its nodes, then the next."""
+        for t in range(self.length):
+            for node in component.nodes:
+                for key, value in self._evaluate(node, t, t + 1).items():
+                    if t == 0:
+                        self.values[key] = self._empty(node, value)
+                    self.values[key][t] = value[0]
+
+    def _empty(self, node: Node, like: torch.Tensor) -> torch.Tensor:
+        """Room for all steps of a node, in the memory order of its kind."""
+        n, *shape = like.shape[1:]
+        if self.plan.channels_last[node.name]:
+            order = (self.length, n, *shape[1:], shape[0])
+            return torch.empty(order, dtype=like.dtype).movedim(-1, 2)
+        return torch.empty((self.length, n, *shape), dtype=like.dtype)
+
+    def _release(self, name: str) -> None:
+        """Keep of a node's values what later spans read, and let the rest go."""
+        for key in [key for key in self.values if key[0] == name]:
+            depth = self.plan.history.get(key, 0)
+            if depth and self.t + self.length < self.chunk.steps:
+                recent = self._window(key, self.length - depth, self.length)
+                self.chunk.past[key] = recent.clone()
+            self.values.pop(key, None)
+
+    # --- values over time ---
+
+    def _read(self, edge: Edge, lo: int, hi: int, delay: int = 0) -> torch.Tensor:
+        """What arrives on an edge in steps ``lo`` to ``hi`` of the span; one step where nothing ever changes."""
+        key = (edge.source, edge.port)
+        if edge.delay + delay == 0 and key in self.chunk.constant:
+            return self.values[key]
+        return self._window(key, lo - edge.delay - delay, hi - edge.delay - delay)
+
+    def _window(self, key: Key, first: int, end: int) -> torch.Tensor:
+        """The values of steps ``first`` to ``end``, counted from the span's start; zeros before the sample began."""
+        value = self.values.get(key)
+        if value is not None and key in self.chunk.constant:
+            value = value.expand(self.length, *value.shape[1:])
+        if first >= 0:
+            assert value is not None
+            return value[first:end]
+        before = self._before(key, first, min(end, 0))
+        if end <= 0:
+            return before
+        assert value is not None
+        return torch.cat([before, value[:end]])
+
+    def _before(self, key: Key, first: int, end: int) -> torch.Tensor:
+        """Steps ``first`` to ``end``, both counted from this span's start and not positive."""
+        past = self.chunk.past.get(key)
+        if past is None:
+            depth = self.plan.history[key]
+            shape = (depth, self.chunk.n, *self.plan.shapes[key[0]])
+            past = self.chunk.past[key] = torch.zeros(shape, dtype=self.plan.dtype(key))
+        return past[len(past) + first : len(past) + end]
+
+    # --- one node ---
+
+    def _evaluate(self, node: Node, lo: int, hi: int) -> dict[Key, torch.Tensor]:
+        """The values of a node's ports over some steps of the span; counted and recorded on the way."""
+        layer, key = node.layer, (node.name, "out")
+        if isinstance(layer, Neuron):
+            return self._population(node, lo, hi)
+        if isinstance(layer, Readout | Output):
+            out = self._read(node.inputs[0], lo, hi)
+            if isinstance(layer, Output):
+                steps = out.to(torch.int64).expand(hi - lo, *out.shape[1:])
+                self.chunk.outputs.append(steps.numpy().copy())
+            return {key: out}
+        if isinstance(layer, Delay):
+            out = self._read(node.inputs[0], lo, hi, layer.steps)
+        elif node.name in self.plan.synapses:
+            out = self._synapse(node, lo, hi)
+        else:
+            xs = [self._read(e, lo, hi) for e in node.inputs]
+            steps_of = max(len(x) for x in xs)
+            rows = [x.expand(steps_of, *x.shape[1:]).flatten(0, 1) for x in xs]
+            out = self._split(self.plan.operations[node.name](rows))
+        if "out" in self.chunk.sink.wanted:
+            self._store(node, "out", out, lo, hi)
+        return {key: out}
+
+    def _synapse(self, node: Node, lo: int, hi: int) -> torch.Tensor:
+        synapse, (edge,) = self.plan.synapses[node.name], node.inputs
+        self._count_events(node, lo, hi)
+        total: torch.Tensor | None = None
+        for delay, chosen in synapse.parts:
+            x = self._read(edge, lo, hi, delay)
+            y = self._split(chosen.run(x.flatten(0, 1))).to(synapse.dtype)
+            total = y if total is None else total + y
+        assert total is not None
+        return total
+
+    def _split(self, rows: torch.Tensor) -> torch.Tensor:
+        """[S·n, ...] → [S, n, ...], whatever the order in memory."""
+        return rows.view(len(rows) // self.chunk.n, self.chunk.n, *rows.shape[1:])
+
+    def _count_events(self, node: Node, lo: int, hi: int) -> None:
+        synapse, counts = self.plan.synapses[node.name], self._counts(node)
+        static = node.name in self.plan.static
+        if synapse.events is None:
+            counts.macs[self._samples, 0 if static else self._steps(lo, hi)] = synapse.macs
+            return
+        x = self._read(node.inputs[0], lo, hi)
+        events = synapse.events(x.flatten(0, 1)).reshape(len(x), self.chunk.n).T
+        counts.synops[self._samples, slice(None) if static else self._steps(lo, hi)] = events
+
+    def _population(self, node: Node, lo: int, hi: int) -> dict[Key, torch.Tensor]:
+        population, layout = self.plan.populations[node.name], self.plan.populations[node.name].layout
+        inputs = [self._read(e, lo, hi) for e in node.inputs]
+        if "a" in self.chunk.sink.wanted:
+            total = sum((x.to(torch.int64) for x in inputs[1:]), start=inputs[0].to(torch.int64))
+            self._store(node, "a", total, lo, hi)
+        dtype = torch.float32 if population.input_dtype == np.float32 else torch.int64
+        steps, n = hi - lo, self.chunk.n
+        rows = []
+        for x in inputs:
+            memory = x.movedim(2, -1) if layout.channels_last else x
+            rows.append(memory.to(dtype).reshape(len(x), -1).contiguous().numpy())
+        run = population.run(self.chunk.states[node.name], rows, steps, n)
+        out = self._from_memory(run.out, layout.memory_shape, layout.channels_last)
+        if not silent(node):
+            spikes = self.plan.spikes(out.flatten(0, 1)).reshape(steps, n).T
+            self._counts(node).spikes[self._samples, self._steps(lo, hi)] = spikes
+        if "spikes" in self.chunk.sink.wanted:
+            self._store(node, "spikes", out, lo, hi)
+        found = {(node.name, "out"): out.to(self.plan.dtype((node.name, "out")))}
+        for name, history in run.histories.items():
+            values = self._from_memory(history, layout.memory_shape, layout.channels_last)
+            if name in self.chunk.sink.wanted:
+                self._store(node, name, values, lo, hi)
+            if (node.name, name) in self.plan.ports:
+                found[node.name, name] = values.to(self.plan.dtype((node.name, name)))
+        return found
+
+    def _from_memory(self, rows: Array, memory_shape: tuple[int, ...], channels_last: bool) -> torch.Tensor:
+        values = torch.from_numpy(rows).reshape(len(rows), self.chunk.n, *memory_shape)
+        return values.movedim(-1, 2) if channels_last else values
+
+    # --- what is reported ---
+
+    @property
+    def _samples(self) -> slice:
+        return slice(self.chunk.start, self.chunk.start + self.chunk.n)
+
+    def _steps(self, lo: int, hi: int) -> slice:
+        return slice(self.t + lo, self.t + hi)
+
+    def _counts(self, node: Node) -> Counts:
+        return self.chunk.sink.counts[node.name]
+
+    def _store(self, node: Node, what: str, values: torch.Tensor, lo: int, hi: int) -> None:
+        if node.name in self.plan.static:
+            self.chunk.sink.store(node.name, what, self.chunk.start, 0, values, self.chunk.steps)
+        else:
+            self.chunk.sink.store(node.name, what, self.chunk.start, self.t + lo, values, hi - lo)

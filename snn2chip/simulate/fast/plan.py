@@ -1,0 +1,283 @@
+"""What is decided about a Program before data comes: order, kernels, memory layout, and how much is run at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from snn2chip.errors import S2CError
+from snn2chip.ir.graph import Node
+from snn2chip.ir.layers import Array, Conv, Delay, Input, Linear, Neuron, Output, Pool, Readout, Shape
+from snn2chip.ir.program import Program
+from snn2chip.neurons.base import IntegerNeuron
+from snn2chip.simulate.engine import fan_out
+from snn2chip.simulate.fast import linear, stateless
+from snn2chip.simulate.fast.population import Layout, Population, port_ranges
+from snn2chip.simulate.fast.ranges import ProgramRanges
+from snn2chip.simulate.fast.symbolic import state_names
+
+Key = tuple[str, str]
+
+# Bytes of one layer's largest tensor in one chunk: sums, spikes and states then move through the second-level cache,
+# and the allocator reuses memory instead of asking the system for it.
+CHUNK_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Component:
+    """Nodes that are run together: one node over all steps, or a cycle of the network step by step."""
+
+    nodes: tuple[Node, ...]
+    stepped: bool
+
+
+@dataclass(frozen=True)
+class SynapseRun:
+    """A prepared synapse: (extra delay, kernel) per group of equal synaptic delays, and its event counter."""
+
+    parts: tuple[tuple[int, linear.Chosen], ...]
+    events: Callable[[torch.Tensor], Array] | None
+    macs: int
+    dtype: torch.dtype
+
+
+@dataclass
+class Plan:
+    """A Program ready to run; read-only while it runs, so that threads share it.
+
+    Args:
+        program: what is run.
+        record: whether states are recorded after every step.
+    """
+
+    program: Program
+    record: bool
+    shapes: dict[str, Shape]
+    ranges: ProgramRanges
+    static: frozenset[str]
+    components: tuple[Component, ...]
+    history: dict[Key, int]
+    ports: frozenset[Key]
+    channels_last: dict[str, bool]
+    synapses: dict[str, SynapseRun] = field(default_factory=dict)
+    operations: dict[str, stateless.Operation] = field(default_factory=dict)
+    populations: dict[str, Population] = field(default_factory=dict)
+    spikes: Callable[[torch.Tensor], Array] = field(default_factory=stateless.nonzero_counter)
+
+    def dtype(self, key: Key) -> torch.dtype:
+        """Of the values of a node's port."""
+        return stateless.dtype_of(self.ranges.of(*key))
+
+
+def refusal(program: Program) -> str:
+    """Why this engine does not run a Program; empty where it does."""
+    for node in program:
+        layer = node.layer
+        if isinstance(layer, Readout):
+            if layer.how not in ("sum", "last", "max"):
+                return f"{node.where()}: the {layer.how} read-out is not of whole numbers"
+        elif isinstance(layer, Neuron):
+            if not isinstance(layer.model, IntegerNeuron):
+                return f"{node.where()}: the neuron has no integer step"
+        elif not isinstance(layer, (Input, Output, Linear, Conv, Delay, *stateless.COVERED)):
+            return f"{node.where()}: no exact kernel for this layer"
+    return ""
+
+
+def prepare(program: Program, record: bool, samples: int, steps: int) -> Plan:
+    """Choose and test every kernel, for a run of about ``samples`` samples of ``steps`` steps."""
+    if why := refusal(program):
+        raise S2CError("the fast engine cannot run this program", why=why, fix='use engine="reference"')
+    arithmetic = program.target.arithmetic
+    ranges = ProgramRanges(program, lambda model, a: port_ranges(model, arithmetic, a))
+    shapes = program.shapes()
+    ports = frozenset((e.source, e.port) for node in program for e in node.inputs if e.port != "out")
+    plan = Plan(
+        program,
+        record,
+        shapes,
+        ranges,
+        program.static(),
+        _components(program),
+        _history(program),
+        ports,
+        _layouts(program, shapes),
+    )
+    with linear.exact_floats():
+        for node in program:
+            _prepare_node(plan, node, samples, steps)
+    return plan
+
+
+def _prepare_node(plan: Plan, node: Node, samples: int, steps: int) -> None:
+    layer, ranges = node.layer, plan.ranges
+    inputs = tuple(plan.shapes[e.source] for e in node.inputs)
+    if isinstance(layer, Linear | Conv):
+        plan.synapses[node.name] = _synapse(plan, node, samples, steps)
+    elif isinstance(layer, Neuron):
+        layout = Layout(plan.shapes[node.name], plan.channels_last[node.name])
+        record = plan.record or any(source == node.name for source, _ in plan.ports)
+        plan.populations[node.name] = Population(
+            layer.model, plan.program.target.arithmetic, layout, ranges.inputs(node), record
+        )
+    elif not isinstance(layer, Input | Delay | Readout | Output):
+        site = stateless.Site(layer, inputs, tuple(ranges.inputs(node)), ranges.of(node.name))
+        plan.operations[node.name] = stateless.operation(site)
+
+
+def _synapse(plan: Plan, node: Node, samples: int, steps: int) -> SynapseRun:
+    layer, shape = node.layer, plan.shapes[node.inputs[0].source]
+    assert isinstance(layer, Linear | Conv)
+    (x,) = plan.ranges.inputs(node)
+    fan = fan_out(layer, shape)
+    once = node.name in plan.static
+    batch = chunk_of(plan, samples, steps).samples * (1 if once else chunk_of(plan, samples, steps).steps)
+    runs = samples * (1 if once else steps) / batch
+    parts = tuple(
+        (delay, linear.choose(linear.Case.of(part, shape, x), batch, runs)) for delay, part in _by_delay(layer)
+    )
+    on_host = node.placement == "host"
+    events = None if on_host else stateless.event_counter(layer, fan)
+    return SynapseRun(parts, events, int(fan.sum()) if on_host else 0, plan.dtype((node.name, "out")))
+
+
+def _by_delay(layer: Linear | Conv) -> list[tuple[int, Linear | Conv]]:
+    """The layer as one part per synaptic delay; the bias enters once."""
+    if not isinstance(layer, Linear) or layer.delay is None:
+        return [(0, layer)]
+    parts: list[tuple[int, Linear | Conv]] = []
+    for delay in np.unique(layer.delay):
+        bias = layer.bias if not parts else None
+        parts.append((int(delay), Linear(layer.weight * (layer.delay == delay), bias)))
+    return parts
+
+
+def _history(program: Program) -> dict[Key, int]:
+    """How many past steps of a port are still read."""
+    found: dict[Key, int] = {}
+    for node in program:
+        own = node.layer.steps if isinstance(node.layer, Delay) else 0
+        if isinstance(node.layer, Linear) and node.layer.delay is not None:
+            own = int(node.layer.delay.max(initial=0))
+        for edge in node.inputs:
+            key = (edge.source, edge.port)
+            if edge.delay + own:
+                found[key] = max(found.get(key, 0), edge.delay + own)
+    return found
+
+
+def _layouts(program: Program, shapes: dict[str, Shape]) -> dict[str, bool]:
+    """Whether a node's values lie channels last: what convolutions and pooling give, and what is fed by them."""
+    last: dict[str, bool] = {}
+    for node in program:
+        if isinstance(node.layer, Conv | Pool):
+            last[node.name] = True
+        elif isinstance(node.layer, Neuron) or type(node.layer).__name__ in ("Add", "Rescale", "Scale", "Delay"):
+            last[node.name] = any(last.get(e.source, False) for e in node.inputs) and len(shapes[node.name]) > 1
+        else:
+            last[node.name] = False
+    return last
+
+
+def _components(program: Program) -> tuple[Component, ...]:
+    """Strongly connected components in order of execution (Tarjan 1972, iterative)."""
+    order = {name: i for i, name in enumerate(program.nodes)}
+    sources = {node.name: [e.source for e in node.inputs] for node in program}
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+    for root in program.nodes:
+        work = [(root, iter(sources[root]))] if root not in index else []
+        if work:
+            index[root] = low[root] = len(index)
+            stack.append(root)
+        while work:
+            name, rest = work[-1]
+            for source in rest:
+                if source not in index:
+                    index[source] = low[source] = len(index)
+                    stack.append(source)
+                    work.append((source, iter(sources[source])))
+                    break
+                if source in stack:
+                    low[name] = min(low[name], index[source])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[name])
+                if low[name] == index[name]:
+                    cut = stack.index(name)
+                    found.append(stack[cut:])
+                    del stack[cut:]
+    components = []
+    for names in found:
+        nodes = tuple(program[name] for name in sorted(names, key=order.__getitem__))
+        stepped = len(nodes) > 1 or any(e.source == nodes[0].name for e in nodes[0].inputs)
+        components.append(Component(nodes, stepped))
+    return tuple(components)
+
+
+# --- how much at once ---
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Samples and steps computed at once."""
+
+    samples: int
+    steps: int
+
+
+def chunk_of(plan: Plan, samples: int, steps: int, limit: int | None = None, workers: int = 1) -> Chunk:
+    """Whole samples where they fit ``CHUNK_BYTES``, else one sample and part of its steps.
+
+    Args:
+        limit: most samples at once. workers: threads among which the samples should divide evenly.
+    """
+    step_bytes = max(bytes_per_step(plan).values(), default=1)
+    room = max(1, CHUNK_BYTES // step_bytes)
+    most = min(samples, limit or samples)
+    if any(component.stepped for component in plan.components):
+        # Steps of a cycle are taken one by one: many samples at once amortise the calls.
+        at_once = max(1, min(most, room))
+    else:
+        at_once = max(1, min(most, room // steps))
+    if workers > 1 and samples > at_once:
+        rounds = math.ceil(samples / (at_once * workers)) * workers
+        at_once = math.ceil(samples / rounds)
+    elif workers > 1:
+        at_once = max(1, min(at_once, math.ceil(samples / workers)))
+    return Chunk(at_once, max(1, min(steps, room // at_once)))
+
+
+def bytes_per_step(plan: Plan) -> dict[str, int]:
+    """Bytes of each node's values for one sample and one step, states' histories included."""
+    sizes: dict[str, int] = {}
+    for node in plan.program:
+        count = math.prod(plan.shapes[node.name])
+        width = torch.empty((), dtype=plan.dtype((node.name, "out"))).element_size()
+        if isinstance(node.layer, Neuron):
+            histories = len(state_names(node.layer.model)) if plan.record or _port_read(plan, node.name) else 0
+            width += 8 * histories
+        sizes[node.name] = count * width
+    return sizes
+
+
+def _port_read(plan: Plan, name: str) -> bool:
+    return any(source == name for source, _ in plan.ports)
+
+
+def last_reader(plan: Plan) -> dict[str, int]:
+    """The component after which a node's values are needed no more."""
+    found: dict[str, int] = {}
+    for i, component in enumerate(plan.components):
+        for node in component.nodes:
+            found[node.name] = max(found.get(node.name, 0), i)
+            for edge in node.inputs:
+                found[edge.source] = i
+    return found

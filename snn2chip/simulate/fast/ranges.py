@@ -1,0 +1,211 @@
+"""What every value of a Program can be, proved from its integers: intervals, and the power of two all values share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from snn2chip.ir.graph import Node
+from snn2chip.ir.layers import (
+    Add,
+    Array,
+    Concat,
+    Conv,
+    Delay,
+    Flatten,
+    Input,
+    Linear,
+    MatMul,
+    MaxPool,
+    Mul,
+    Neuron,
+    Output,
+    Permute,
+    Readout,
+    Rescale,
+    Reshape,
+    Scale,
+    SumPool,
+)
+from snn2chip.ir.program import Program
+
+
+@dataclass(frozen=True)
+class Range:
+    """Whole numbers from ``low`` to ``high``, all multiples of ``step`` (a power of two)."""
+
+    low: int
+    high: int
+    step: int = 1
+
+    def join(self, *others: Range) -> Range:
+        """The smallest range that holds these too."""
+        every = (self, *others)
+        return Range(min(r.low for r in every), max(r.high for r in every), min(r.step for r in every))
+
+    def within(self, other: Range) -> bool:
+        """Whether ``other`` holds all of it."""
+        return other.low <= self.low and self.high <= other.high
+
+    @property
+    def magnitude(self) -> int:
+        """The largest absolute value."""
+        return max(abs(self.low), abs(self.high))
+
+    @property
+    def mantissa(self) -> int:
+        """The largest absolute value counted in steps: what a float's mantissa must hold."""
+        return self.magnitude // self.step
+
+    def __str__(self) -> str:
+        if self.magnitude >= UNBOUNDED.magnitude:
+            return "unbounded"
+        return f"{self.low}…{self.high}" + ("" if self.step == 1 else f" by {self.step}")
+
+
+UNBOUNDED = Range(-(2**63), 2**63 - 1)
+_ZERO = Range(0, 0, 1 << 62)
+
+
+def common_power(array: Array) -> int:
+    """The largest power of two that divides every element (1 << 62 for zeros)."""
+    bits = int(np.bitwise_or.reduce(array.ravel(), initial=0))
+    return bits & -bits if bits else 1 << 62
+
+
+def magnitude(array: Array) -> int:
+    """The largest absolute value of an integer array, 0 for an empty one."""
+    return max(abs(int(array.max())), abs(int(array.min()))) if array.size else 0
+
+
+@dataclass(frozen=True)
+class SumRange:
+    """What a synapse delivers (``out``), and the largest sum of magnitudes on the way, counted in steps."""
+
+    out: Range
+    partial: int
+
+
+def sum_range(layer: Linear | Conv, x: Range) -> SumRange:
+    """For inputs in ``x``, which may also be absent (padding, delays): no partial sum in any order exceeds
+    ``partial`` times ``out.step``.
+    """
+    x = x.join(_ZERO)
+    if magnitude(layer.weight) * layer.weight.size >= UNBOUNDED.high or x.magnitude >= UNBOUNDED.high:
+        return SumRange(UNBOUNDED, UNBOUNDED.high)
+    flat = layer.weight.reshape(len(layer.weight), -1)
+    positive = [int(v) for v in np.maximum(flat, 0).sum(axis=1)]
+    negative = [int(v) for v in np.minimum(flat, 0).sum(axis=1)]
+    bias = [0] * len(flat) if layer.bias is None else [int(v) for v in layer.bias]
+    rows = list(zip(positive, negative, bias, strict=True))
+    step = common_power(layer.weight) * x.step
+    if layer.bias is not None:
+        step = min(step, common_power(layer.bias))
+    out = Range(
+        min(p * x.low + n * x.high + b for p, n, b in rows), max(p * x.high + n * x.low + b for p, n, b in rows), step
+    )
+    return SumRange(out, max((p - n) * x.magnitude + abs(b) for p, n, b in rows) // step)
+
+
+class ProgramRanges:
+    """The ranges of every output of a Program, found on demand.
+
+    Args:
+        program: whose.
+        population: (model, range of its summed input or None where it is not known yet) → the ranges of its ports.
+    """
+
+    def __init__(self, program: Program, population: Callable[[Any, Range | None], dict[str, Range]]) -> None:
+        self._program, self._population = program, population
+        self._found: dict[str, dict[str, Range]] = {}
+        self._open: set[str] = set()
+
+    def of(self, name: str, port: str = "out") -> Range:
+        """What the port of a node can be, before any delay."""
+        node = self._program[name]
+        if name not in self._found:
+            if name in self._open:
+                # On a cycle: whatever a population is fed, its registers bound what it sends; nothing else is bounded.
+                model = node.layer.model if isinstance(node.layer, Neuron) else None
+                return UNBOUNDED if model is None else self._population(model, None)[port]
+            self._open.add(name)
+            try:
+                self._found[name] = self._ranges(node)
+            finally:
+                self._open.discard(name)
+        return self._found[name][port]
+
+    def inputs(self, node: Node) -> list[Range]:
+        """What arrives on each edge: the source's range, and zero where the edge waits."""
+        found = [self.of(edge.source, edge.port) for edge in node.inputs]
+        waits = isinstance(node.layer, Delay) or getattr(node.layer, "delay", None) is not None
+        return [r.join(_ZERO) if waits or e.delay else r for r, e in zip(found, node.inputs, strict=True)]
+
+    def summed(self, node: Node) -> Range:
+        """The summed input of a population."""
+        return _sum(self.inputs(node))
+
+    def _ranges(self, node: Node) -> dict[str, Range]:
+        if isinstance(node.layer, Input):
+            return {"out": Range(*self._program.formats[node.name].range)}
+        if isinstance(node.layer, Neuron):
+            return self._population(node.layer.model, self.summed(node))
+        rule = next((_RULES[cls] for cls in type(node.layer).__mro__ if cls in _RULES), None)
+        out = UNBOUNDED if rule is None else rule(node.layer, self.inputs(node))
+        return {"out": out if out.magnitude < UNBOUNDED.magnitude else UNBOUNDED}
+
+
+def _sum(xs: list[Range]) -> Range:
+    return Range(sum(x.low for x in xs), sum(x.high for x in xs), min(x.step for x in xs))
+
+
+def _same(layer: Any, xs: list[Range]) -> Range:
+    return xs[0].join(*xs[1:])
+
+
+def _product(x: Range, y: Range) -> Range:
+    corners = [a * b for a in (x.low, x.high) for b in (y.low, y.high)]
+    return Range(min(corners), max(corners), x.step * y.step)
+
+
+def _matmul(layer: Any, xs: list[Range]) -> Range:
+    # The number of terms is not in the layer; the kernel that computes it proves its own sums.
+    return UNBOUNDED
+
+
+def _sum_pool(layer: SumPool, xs: list[Range]) -> Range:
+    x, size = xs[0].join(_ZERO), math.prod(layer.kernel)
+    return Range(x.low * size, x.high * size, x.step)
+
+
+def _rescale(layer: Rescale, xs: list[Range]) -> Range:
+    half = (1 << layer.shift) >> 1
+    return Range((xs[0].low + half) >> layer.shift, (xs[0].high + half) >> layer.shift)
+
+
+def _scale(layer: Scale, xs: list[Range]) -> Range:
+    return _product(xs[0], Range(int(layer.scale.min()), int(layer.scale.max()), common_power(layer.scale)))
+
+
+_RULES: dict[type, Callable[[Any, list[Range]], Range]] = {
+    Linear: lambda layer, xs: sum_range(layer, xs[0]).out,
+    Conv: lambda layer, xs: sum_range(layer, xs[0]).out,
+    SumPool: _sum_pool,
+    MaxPool: _same,
+    Flatten: _same,
+    Reshape: _same,
+    Permute: _same,
+    Concat: _same,
+    Delay: _same,
+    Readout: _same,
+    Output: _same,
+    Add: lambda layer, xs: _sum(xs),
+    Mul: lambda layer, xs: _product(xs[0], xs[1]),
+    MatMul: _matmul,
+    Rescale: _rescale,
+    Scale: _scale,
+}

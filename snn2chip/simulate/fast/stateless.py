@@ -1,0 +1,210 @@
+"""Exact torch operations for the layers between synapses and populations, on batches of any integer-valued dtype.
+
+Every tensor of the engine holds whole numbers in the narrowest dtype that is proved to hold them: bytes, float32,
+float64, int64. An operation is computed in the dtype its own intermediate values fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from snn2chip.ir import layers as L
+from snn2chip.ir.layers import Shape
+from snn2chip.simulate.fast import compiled
+from snn2chip.simulate.fast.kernels import count_kernel, pool_kernel
+from snn2chip.simulate.fast.ranges import Range, common_power, magnitude
+from snn2chip.simulate.ops import NumpyOps, apply
+
+Operation = Callable[[list[torch.Tensor]], torch.Tensor]
+
+
+def dtype_of(x: Range) -> torch.dtype:
+    """The narrowest dtype that holds every value of ``x``."""
+    if x.low >= 0 and x.high <= 255:
+        return torch.uint8
+    if x.mantissa < 2**24 and x.magnitude < 2**100:
+        return torch.float32
+    return torch.float64 if x.mantissa < 2**53 else torch.int64
+
+
+def wide(magnitude: int, step: int) -> torch.dtype:
+    """The dtype for sums and products up to ``magnitude``, multiples of ``step``."""
+    found = dtype_of(Range(-magnitude, magnitude, step))
+    return torch.int64 if magnitude >= 2**62 else found
+
+
+@dataclass(frozen=True)
+class Site:
+    """A stateless layer where it stands: the shapes and ranges of its inputs and the range of its output."""
+
+    layer: L.Layer
+    shapes: tuple[Shape, ...]
+    inputs: tuple[Range, ...]
+    out: Range
+
+
+def operation(site: Site) -> Operation:
+    """The layer on inputs [B, *shape]; the output has ``dtype_of(site.out)``."""
+    make = next((_MAKERS[cls] for cls in type(site.layer).__mro__ if cls in _MAKERS), _in_numpy)
+    compute, dtype = make(site), dtype_of(site.out)
+    return lambda xs: compute(xs).to(dtype)
+
+
+def _in_numpy(site: Site) -> Operation:
+    """The definition, for what has nothing faster."""
+    ops = NumpyOps()
+
+    def run(xs: list[torch.Tensor]) -> torch.Tensor:
+        y = apply(site.layer, [x.to(torch.int64).numpy() for x in xs], ops)
+        return torch.from_numpy(np.ascontiguousarray(y))
+
+    return run
+
+
+def _reshaped(site: Site) -> Operation:
+    shape = site.layer.output_shape(*site.shapes)
+    return lambda xs: xs[0].reshape(len(xs[0]), *shape)
+
+
+def _permute(site: Site) -> Operation:
+    assert isinstance(site.layer, L.Permute)
+    dims = (0, *(d + 1 for d in site.layer.dims))
+    return lambda xs: xs[0].permute(dims)
+
+
+def _add(site: Site) -> Operation:
+    dtype = wide(sum(x.magnitude for x in site.inputs), min(x.step for x in site.inputs))
+
+    def run(xs: list[torch.Tensor]) -> torch.Tensor:
+        total = xs[0].to(dtype)
+        for x in xs[1:]:
+            total = total + x.to(dtype)
+        return total
+
+    return run
+
+
+def _mul(site: Site) -> Operation:
+    dtype = _product_dtype(site, 1)
+    return lambda xs: xs[0].to(dtype) * xs[1].to(dtype)
+
+
+def _matmul(site: Site) -> Operation:
+    dtype = _product_dtype(site, site.shapes[0][-1])
+    return lambda xs: xs[0].to(dtype) @ xs[1].to(dtype)
+
+
+def _product_dtype(site: Site, terms: int) -> torch.dtype:
+    a, b = site.inputs
+    return wide(max(a.magnitude * b.magnitude * terms, a.magnitude, b.magnitude), min(a.step, b.step))
+
+
+def _scale(site: Site) -> Operation:
+    assert isinstance(site.layer, L.Scale)
+    reach, scale, (x,) = magnitude(site.layer.scale), torch.from_numpy(np.array(site.layer.scale)), site.inputs
+    dtype = wide(max(reach * x.magnitude, reach, x.magnitude), min(common_power(site.layer.scale), x.step))
+    factor = scale.to(dtype)
+    return lambda xs: xs[0].to(dtype) * factor
+
+
+def _rescale(site: Site) -> Operation:
+    assert isinstance(site.layer, L.Rescale)
+    shift = site.layer.shift
+    half = (1 << shift) >> 1
+    return lambda xs: (xs[0].to(torch.int64) + half) >> shift
+
+
+def _concat(site: Site) -> Operation:
+    assert isinstance(site.layer, L.Concat)
+    axis, dtype = site.layer.axis, dtype_of(site.out)
+    along = axis + 1 if axis >= 0 else axis
+    return lambda xs: torch.cat([x.to(dtype) for x in xs], dim=along)
+
+
+def _pool(site: Site) -> Operation:
+    layer = site.layer
+    assert isinstance(layer, L.Pool)
+    plain = len(layer.kernel) <= 2 and all(p < k for p, k in zip(layer.padding, layer.kernel, strict=True))
+    if compiled.missing() or not plain:
+        return _in_numpy(site)
+    lead = 2 - len(layer.kernel)
+    sizes = [(1,) * lead + layer.kernel, (1,) * lead + layer.stride, (0,) * lead + layer.padding]
+    numbers = [value for size in sizes for value in size]
+    channels, *space = layer.output_shape(*site.shapes)
+    out_space = (1,) * lead + tuple(space)
+    dtype, largest = dtype_of(site.out), isinstance(layer, L.MaxPool)
+    run = pool_kernel()
+
+    def pool(xs: list[torch.Tensor]) -> torch.Tensor:
+        x = xs[0].to(dtype)
+        images = (x.unsqueeze(2) if lead else x).movedim(1, -1).contiguous()
+        out = torch.empty((len(x), *out_space, channels), dtype=dtype)
+        run(images.numpy(), out.numpy(), *numbers, largest)
+        y = out.movedim(-1, 1)
+        return y.squeeze(2) if lead else y
+
+    return pool
+
+
+_MAKERS: dict[type[L.Layer], Callable[[Site], Operation]] = {
+    L.SumPool: _pool,
+    L.MaxPool: _pool,
+    L.Flatten: _reshaped,
+    L.Reshape: _reshaped,
+    L.Permute: _permute,
+    L.Add: _add,
+    L.Mul: _mul,
+    L.MatMul: _matmul,
+    L.Scale: _scale,
+    L.Rescale: _rescale,
+    L.Concat: _concat,
+}
+
+# Every layer this engine computes, beside synapses, populations and what has no arithmetic.
+COVERED: tuple[type[L.Layer], ...] = tuple(_MAKERS)
+
+
+def event_counter(layer: L.Layer, fan: Any) -> Callable[[torch.Tensor], Any]:
+    """Synaptic events of every row of inputs [B, *shape] as int64 [B]: nonzero values times their synapses.
+
+    Args:
+        layer: the synapse; a convolution's ``fan`` depends on the place, not on the channel.
+        fan: synapses leaving every input position, of the input's shape.
+    """
+    if isinstance(layer, L.Conv):
+        places = np.ascontiguousarray(fan[0].ravel())
+        arrange = lambda x: x.movedim(1, -1).contiguous().reshape(len(x), len(places), -1)  # noqa: E731
+    else:
+        places = np.array([fan.flat[0] if fan.size else 0], dtype=np.int64)
+        arrange = lambda x: x.contiguous().reshape(len(x), 1, -1)  # noqa: E731
+    return _counter(arrange, places)
+
+
+def nonzero_counter() -> Callable[[torch.Tensor], Any]:
+    """Nonzero values of every row [B, *shape] as int64 [B], in whatever order they lie."""
+
+    def arrange(x: torch.Tensor) -> torch.Tensor:
+        if x.dim() > 2 and not x.is_contiguous():
+            x = x.movedim(1, -1)
+        return x.reshape(len(x), 1, math.prod(x.shape[1:]))
+
+    return _counter(arrange, np.ones(1, dtype=np.int64))
+
+
+def _counter(arrange: Callable[[torch.Tensor], torch.Tensor], places: Any) -> Callable[[torch.Tensor], Any]:
+    if compiled.missing():
+        return lambda x: np.count_nonzero(arrange(x).numpy(), axis=2) @ places
+    run = count_kernel()
+
+    def count(x: torch.Tensor) -> Any:
+        found = np.empty(len(x), dtype=np.int64)
+        run(arrange(x).contiguous().numpy(), places, found)
+        return found
+
+    return count

@@ -11,6 +11,15 @@ def targets_dir() -> Path:
     Returns:
         An existing directory that holds one ``.toml`` file per target.
     """
+    return _folder("targets")
+
+
+def examples_dir() -> Path:
+    """The folder of examples; a wheel ships the one that ``snn2chip demo`` runs."""
+    return _folder("examples")
+
+
+def _folder(name: str) -> Path:
     package = Path(__file__).resolve().parent
-    shipped = package / "targets"
-    return shipped if shipped.is_dir() else package.parent / "targets"
+    shipped = package / name
+    return shipped if shipped.is_dir() else package.parent / name

@@ -12,7 +12,7 @@ from snn2chip.cli.output import json_option, print_json, progress
 from snn2chip.errors import EXIT_FAILURE, UsageError
 
 
-@click.command("compile")
+@click.command("compile", short_help="Compile a trained network, verify it, and report.")
 @click.argument("model")
 @click.option("--weights", metavar="FILE", help="Weights: .safetensors, or a .pt state dict (never executed).")
 @click.option("--data", metavar="DATA", help="Samples to measure on: .npz (x, y), .npy or file.py:function.")

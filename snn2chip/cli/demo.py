@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 import click
 
-import snn2chip
 from snn2chip.cli.output import json_option, print_json, progress
 from snn2chip.cli.user_code import blamed, load_module
 from snn2chip.errors import EXIT_FAILURE, S2CError
+from snn2chip.resources import examples_dir
 
-_EXAMPLE = Path(snn2chip.__file__).parents[1] / "examples" / "digits.py"
+_EXAMPLE = examples_dir() / "digits.py"
 
 
-@click.command("demo")
+@click.command("demo", short_help="The whole job on handwritten digits.")
 @click.option("--out", default="out/demo", show_default=True, metavar="DIR", help="Folder to write.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds the training.")
 @json_option
 def command(out: str, seed: int, as_json: bool) -> int:
     """Train a conv–BN–LIF network on handwritten digits, compile it for Loihi 2, verify it in Lava, and report.
 
-    Takes a minute or two; runs examples/digits.py of the checkout.
+    Takes a minute or two; runs examples/digits.py.
     """
     for package, name in (("torch", "torch"), ("sklearn", "scikit-learn")):
         if importlib.util.find_spec(package) is None:
@@ -32,7 +31,7 @@ def command(out: str, seed: int, as_json: bool) -> int:
             "the demo's example is not here",
             where=str(_EXAMPLE),
             why="snn2chip was installed without its examples",
-            fix="run the demo in a checkout of the repository: make demo",
+            fix="install snn2chip again, or run make demo in a checkout of the repository",
         )
     from snn2chip.api import compile as compile_model
 

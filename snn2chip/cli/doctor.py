@@ -8,7 +8,7 @@ from snn2chip.cli.output import json_option, print_json, print_table
 from snn2chip.errors import EXIT_FAILURE
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Say what is installed and how to mend the rest.")
 @json_option
 def command(as_json: bool) -> int:
     """Look at this Python, at every package snn2chip can use, and at what Lava needs.

@@ -14,7 +14,7 @@ from snn2chip.ir.program import Program
 from snn2chip.report.units import bits, count
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="Print what a network file holds.")
 @click.argument("network")
 @click.option("--dt", type=float, help="Seconds per time step, for a .nir graph of another tool.")
 @click.option(

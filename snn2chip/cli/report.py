@@ -12,7 +12,7 @@ from snn2chip.errors import UsageError
 _VIEWS = {"md": "report.md", "html": "report.html", "json": "report.json"}
 
 
-@click.command("report")
+@click.command("report", short_help="Print and redraw a compile's report.")
 @click.argument("build", metavar="DIR")
 @click.option("--format", "view", type=click.Choice(sorted(_VIEWS)), help="Print this view instead of a summary.")
 @click.option("--output", metavar="FILE", help="Write the view to a file instead.")

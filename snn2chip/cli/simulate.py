@@ -21,7 +21,7 @@ from snn2chip.errors import EXIT_FAILURE, S2CError, UsageError
 from snn2chip.report.units import count, number, percent
 
 
-@click.command("simulate")
+@click.command("simulate", short_help="Run a network on data, integer for integer.")
 @click.argument("network")
 @data_options
 @click.option(

@@ -10,7 +10,7 @@ from snn2chip.cli.output import json_option, print_json, print_table
 from snn2chip.ir.target import Target, available, load_target
 
 
-@click.command("targets")
+@click.command("targets", short_help="List the chips, every value with its source.")
 @click.argument("name", required=False)
 @json_option
 def command(name: str | None, as_json: bool) -> None:

@@ -18,7 +18,7 @@ from snn2chip.cli.programs import (
 from snn2chip.errors import EXIT_FAILURE, UsageError
 
 
-@click.command("verify")
+@click.command("verify", short_help="Compare a network with Lava, or with a recording.")
 @click.argument("network")
 @data_options
 @click.option(

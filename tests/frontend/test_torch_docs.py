@@ -21,7 +21,7 @@ def test_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
         # Untrained nets: a layer may be silent.
         warnings.filterwarnings("ignore", message=".*never fired.*")
         for block in BLOCKS:
-            exec(compile(block, str(PAGE), "exec"), namespace)  # noqa: S102
+            exec(compile(block, str(PAGE), "exec"), namespace)
     shown = capsys.readouterr().out
     for promised in re.findall(r"print\(.*?#\s*(.+)", "\n".join(BLOCKS)):
         assert promised in shown

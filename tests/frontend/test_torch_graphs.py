@@ -291,3 +291,41 @@ def test_a_leaky_integrator_at_the_end() -> None:
     net[1].reset()
     net[3].reset()
     equal(graph, x, [net(x) for _ in range(T)][-1])
+
+
+def test_plain_matrix_products_are_linear_layers() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            g = torch.Generator().manual_seed(0)
+            self.w1, self.w2 = (nn.Parameter(torch.randn(s, generator=g) * 0.8) for s in ((12, 20), (20, 5)))
+            self.b2 = nn.Parameter(torch.rand(5, generator=g))
+            self.lif1, self.lif2 = HandLIF(), HandLIF()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.lif2(torch.addmm(self.b2, self.lif1(x @ self.w1), self.w2))
+
+    net = Looping(lively(Net()))
+    x = torch.rand(4, 12, generator=torch.Generator().manual_seed(0))
+    graph = trace(net, x)
+    linear = [n.layer for n in graph if isinstance(n.layer, L.Linear)]
+    assert [layer.weight.shape for layer in linear] == [(20, 12), (5, 20)]
+    equal(graph, x, net(x))
+
+
+def test_gates_between_signals() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2, self.fc3 = nn.Linear(12, 20), nn.Linear(12, 20), nn.Linear(20, 5)
+            self.lif1, self.lif2, self.lif3 = HandLIF(), HandLIF(decay=0.8), HandLIF()
+
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = self.lif1(self.fc1(x)), self.lif2(self.fc2(x))
+            return self.lif3(self.fc3(a * b - 0.5 * a + b / 4))
+
+    net = Looping(lively(Net()))
+    x = torch.rand(4, 12, generator=torch.Generator().manual_seed(0)) * 2
+    graph = trace(net, x)
+    assert sum(isinstance(n.layer, L.Mul) for n in graph) == 1
+    equal(graph, x, net(x))

@@ -80,6 +80,8 @@ OPERATIONS = {
     "dropout left on": (lambda h: F.dropout(h, 0.5), "dropout is active", "training=self.training"),
     "half precision": (lambda h: h.half().float(), "rounds values", "float32"),
     "part of a tensor": (lambda h: torch.cat((h[:, :10], h[:, :10]), 1), "a part, a repetition", "Linear"),
+    "computed indices": (lambda h: h.gather(1, h.argsort(1)), "'argsort'", "deployed path"),
+    "integer cast": (lambda h: h.to(torch.int64).float(), "rounds values to torch.int64", "float32"),
     "padding": (lambda h: F.pad(h, (1, -1)), "'pad'", "padding of the convolution"),
     "comparison": (lambda h: (h > h.mean(1, keepdim=True)).float(), "reads 2 computed values", "module of its own"),
     "overwritten view": (lambda h: overwritten(h), "overwritten through another view", "clone"),

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.frontend.torch.builder import Builder, as_array
 from snn2chip.frontend.torch.cells import Cell
+from snn2chip.frontend.torch.context import Context, combined
 from snn2chip.frontend.torch.elements import CONSTANT, STATIC, Elements, Rows, Signal
-from snn2chip.frontend.torch.operations import Context, combined, only_moves, translate
+from snn2chip.frontend.torch.operations import translate
+from snn2chip.frontend.torch.opnames import only_moves
 from snn2chip.frontend.torch.recorder import Call, Recording, Ref
 from snn2chip.ir.graph import Coding, Edge, Graph, Node, Source, in_order
 from snn2chip.ir.layers import Array, Delay, Input, Neuron, Output, Readout, Scale

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.cells import Cell
+from snn2chip.frontend.torch.context import place
 from snn2chip.frontend.torch.identify import Probe, identify, identify_integrator
-from snn2chip.frontend.torch.operations import COMPARISONS, computes_across, place, translated
+from snn2chip.frontend.torch.opnames import COMPARISONS, computes_across, translated
 from snn2chip.frontend.torch.recorder import Call, Recording, Ref
 from snn2chip.ir.graph import Source
 

@@ -1,0 +1,161 @@
+"""What the rules of all operations share: reading ids back, constants, and layers that are affine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snn2chip.errors import S2CError
+from snn2chip.frontend.torch.builder import Builder
+from snn2chip.frontend.torch.elements import Elements, Pattern, Rows, Signal, rows
+from snn2chip.frontend.torch.opnames import MOVES, only_moves
+from snn2chip.frontend.torch.recorder import Call, Ref
+from snn2chip.ir import layers as L
+
+Value = Tensor | None
+Coefficients = tuple[float, ...]
+Rule = Callable[["Context", Call], "list[Value]"]
+
+
+@dataclass
+class Context:
+    """What a rule works with."""
+
+    builder: Builder
+    elements: Elements
+    values: dict[tuple[Call, int], Value]
+
+    def value(self, ref: Ref, call: Call) -> Tensor:
+        """The ids of a traced tensor, or a constant itself.
+
+        Raises:
+            S2CError: the tensor is random, or was overwritten through a view, or may not be used.
+        """
+        if ref.call.modified:
+            raise S2CError(
+                "a tensor is used after it was overwritten through another view of its memory",
+                where=place(call),
+                why=f"{ref.call.name} made it at {ref.call.source}",
+                fix="avoid the in-place operation, or clone the tensor first",
+            )
+        if not ref.call.depends_on_data:
+            if ref.call.name == "random":
+                raise S2CError(
+                    "the network draws random numbers",
+                    where=str(ref.call.source) or place(call),
+                    why="a recorded draw would be repeated for every sample",
+                    fix="encode the input before the model (give spikes of shape [N, T, ...])",
+                )
+            return ref.call.values[ref.out]
+        found = self.values[ref.call, ref.out]
+        if found is None:
+            raise S2CError(f"output {ref.out} of {ref.call.name} cannot be part of a graph", where=place(ref.call))
+        return found
+
+    def traced(self, argument: Any) -> bool:
+        """Whether an argument depends on the data."""
+        return isinstance(argument, Ref) and argument.call.depends_on_data
+
+    def rows(self, call: Call, ids: list[Tensor], k: int) -> Rows:
+        """Ids, broadcast together, as rows."""
+        if len(ids) > 1:
+            shape = np.broadcast_shapes(*(tuple(x.shape) for x in ids))
+            ids = [x.broadcast_to(shape).contiguous() for x in ids]
+        return rows(self.elements, ids, k, place(call))
+
+    def signal(self, pattern: Pattern, call: Call, argument: int = 0) -> Signal:
+        """The signal that holds a pattern, which is the ``argument``-th traced tensor of a call.
+
+        Layers that bring it into shape are named after the view or permute the user wrote.
+        """
+        moves = list(_moves_before(call, argument))
+        wanted = next((m for m in moves if m.name == "flatten" and m.module), moves[0] if moves else None)
+        source, name = (call.source, "reshape") if wanted is None else (wanted.source, wanted.name.strip("_"))
+        return self.builder.signal(pattern, source, name)
+
+    def out(self, signal: Signal, found: Rows) -> Tensor:
+        """Ids of a layer's output in the layout of its input."""
+        ids = self.elements.ids(signal, found.t, found.n)
+        tail = signal.shape[len(found.lead) :]
+        return found.put_back(ids.reshape(len(found.t), *found.lead, *tail))
+
+
+def _moves_before(call: Call, argument: int) -> Iterator[Call]:
+    """The views and permutes between a call's argument and what computed it, nearest first."""
+    refs = [ref for ref in call.refs() if ref.call.depends_on_data]
+    while argument < len(refs) and refs[argument].call.kind == "op" and only_moves(refs[argument].call):
+        before = refs[argument].call
+        if before.name in MOVES:
+            yield before
+        refs, argument = [ref for ref in before.refs() if ref.call.depends_on_data], 0
+
+
+def place(call: Call) -> str:
+    """A call for messages."""
+    return f"{call.name}" + (f" in {call.source}" if str(call.source) else "")
+
+
+def arguments(call: Call, *names: str, **defaults: Any) -> dict[str, Any]:
+    """A call's arguments by name."""
+    found = dict(defaults)
+    found.update(zip([*names], call.args, strict=False))
+    found.update({k: v for k, v in call.kwargs.items() if v is not None or k not in defaults})
+    return found
+
+
+def parameter(context: Context, call: Call, argument: Any, what: str) -> Tensor | None:
+    """A parameter that must not depend on the data."""
+    if argument is None:
+        return None
+    if context.traced(argument):
+        raise S2CError(f"{what} depends on the data", where=place(call), why="a chip's synapses are fixed")
+    return context.value(argument, call) if isinstance(argument, Ref) else torch.as_tensor(argument)
+
+
+def affine(
+    context: Context, call: Call, found: Rows, key: Any, layer: Callable[[float], L.Layer], has_bias: bool
+) -> Tensor:
+    """One layer on one input. Behind a sum over time it moves in front of it, its bias shared among the steps."""
+    signal = context.signal(found.patterns[0], call)
+    if signal.over_time is None:
+        made = context.builder.add(layer(1.0), [signal], key, call.source, call.name)
+        return context.out(made, found)
+    base, coefficients = combined(context, call, signal)
+    total = math.fsum(coefficients)
+    if has_bias and total == 0:
+        raise S2CError("a layer with a bias follows a combination of steps that adds up to zero", where=place(call))
+    made = context.builder.add(layer(1 / total if has_bias else 1.0), [base], (key, total), call.source, call.name)
+    return context.out(context.builder.over_time({made: coefficients}), found)
+
+
+def combined(context: Context, call: Call, signal: Signal) -> tuple[Signal, Coefficients]:
+    """The one signal, and its weight per step, that a combination over time is made of."""
+    if not isinstance(signal.over_time, dict):
+        raise S2CError(
+            "a layer follows the maximum over time",
+            where=place(call),
+            why="it cannot be computed step by step",
+            fix="apply the layer before the maximum, or read out the mean or the sum",
+        )
+    parts = list(signal.over_time.items())
+    coefficients = parts[0][1]
+    if any(c != coefficients for _, c in parts):
+        raise S2CError("layers are summed over different steps and then combined", where=place(call))
+    if len(parts) == 1:
+        return parts[0]
+    made = context.builder.add(L.Add(), [s for s, _ in parts], "over time", call.source, "add")
+    return made, coefficients
+
+
+def per_step(call: Call, signals: list[Signal]) -> None:
+    """Raise unless these values are those of one step."""
+    if any(s.over_time is not None for s in signals):
+        raise S2CError(
+            "a product of values that were summed over time", where=place(call), fix="multiply at every step"
+        )

@@ -1,0 +1,179 @@
+"""Sums, differences, products and quotients: of two signals, with constants, and of values of different steps."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snn2chip.errors import S2CError
+from snn2chip.frontend.torch.builder import as_array
+from snn2chip.frontend.torch.context import (
+    Coefficients,
+    Context,
+    Rule,
+    Value,
+    affine,
+    arguments,
+    parameter,
+    per_step,
+    place,
+)
+from snn2chip.frontend.torch.elements import STATIC, Rows, Signal, TimesDifferError
+from snn2chip.frontend.torch.opnames import translated
+from snn2chip.frontend.torch.recorder import Call
+from snn2chip.ir import layers as L
+
+
+def _add(context: Context, call: Call) -> list[Value]:
+    """``a·x + b·y`` with signs a, b; either may be a constant."""
+    a = arguments(call, "input", "other", alpha=1)
+    if a["alpha"] != 1:
+        raise S2CError("an addition with alpha", where=place(call), fix="multiply first")
+    signs = {"sub": (1, -1), "rsub": (-1, 1)}.get(translated(call), (1, 1))
+    data: list[Tensor] = []
+    fixed: Tensor | None = None
+    for argument, sign in zip((a["input"], a["other"]), signs, strict=True):
+        if context.traced(argument):
+            ids = context.value(argument, call)
+            data.append(ids if sign > 0 else _scaled(context, call, ids, torch.tensor(-1.0)))
+        else:
+            value = parameter(context, call, argument, "a constant")
+            assert value is not None
+            fixed = sign * value
+    if len(data) == 2:
+        return [_sum(context, call, *data)]
+    assert fixed is not None
+    return [_shifted(context, call, data[0].expand(call.values[0].shape), fixed)]
+
+
+def _sum(context: Context, call: Call, left: Tensor, right: Tensor) -> Tensor:
+    try:
+        found = context.rows(call, [left, right], 0)
+    except TimesDifferError:
+        return _accumulated(context, call, left, right)
+    a, b = (context.signal(pattern, call, i) for i, pattern in enumerate(found.patterns))
+    if a.over_time is not None or b.over_time is not None:
+        return _accumulated(context, call, left, right)
+    return context.out(context.builder.add(L.Add(), [a, b], "", call.source, "add"), found)
+
+
+def _accumulated(context: Context, call: Call, left: Tensor, right: Tensor) -> Tensor:
+    """Add values of different steps: an accumulator over time."""
+    parts: dict[Signal, list[float]] = {}
+    layout: Rows | None = None
+    for ids in (left, right):
+        found = context.rows(call, [ids], 0)
+        layout = layout or found
+        signal = context.signal(found.patterns[0], call)
+        weights = _weights(context, call, signal, found)
+        for part, coefficients in weights.items():
+            before = parts.setdefault(part, [0.0] * context.elements.steps)
+            parts[part] = [x + y for x, y in zip(before, coefficients, strict=True)]
+    assert layout is not None
+    if len({s.shape for s in parts}) != 1:
+        raise S2CError("tensors of different shapes are accumulated over time", where=place(call))
+    return context.out(context.builder.over_time({s: tuple(c) for s, c in parts.items()}), layout)
+
+
+def _weights(context: Context, call: Call, signal: Signal, found: Rows) -> dict[Signal, Coefficients]:
+    if isinstance(signal.over_time, dict):
+        return signal.over_time
+    step = int(found.t[0])
+    if signal.over_time is not None or step == STATIC or bool((found.t != step).any()):
+        raise S2CError(
+            "values of different steps are combined in a way that is neither a neuron nor a read-out",
+            where=place(call),
+            why="only sums, means, maxima and the last step can be read out over time",
+            fix="if this is part of a neuron, put it into a module of its own",
+        )
+    return {signal: tuple(float(t == step) for t in range(context.elements.steps))}
+
+
+def _shifted(context: Context, call: Call, data: Tensor, value: Tensor) -> Tensor:
+    """Data plus a constant: a batch norm that only shifts."""
+    if not bool((value != 0).any()):
+        return data
+    found = context.rows(call, [data], 0)
+    constant = _per_sample(call, value, data, found)
+    shape = found.patterns[0].shape
+    channels = shape[0] if shape else 1
+    per_channel = np.broadcast_to(constant, shape).reshape(channels, -1)
+    if not shape or (per_channel != per_channel[:, :1]).any():
+        raise S2CError(
+            "a constant that differs within a channel is added", where=place(call), fix="use the bias of a layer"
+        )
+    offset = np.ascontiguousarray(per_channel[:, 0])
+    one, zero = np.ones_like(offset), np.zeros_like(offset)
+    layer = lambda share: L.BatchNorm(one, offset * offset.dtype.type(share), zero, one, 0.0)  # noqa: E731
+    return affine(context, call, found, offset.tobytes(), layer, True)
+
+
+def _scaled(context: Context, call: Call, data: Tensor, value: Tensor) -> Tensor:
+    """Data times a constant."""
+    if value.ndim == 0 and bool(value == 1):
+        return data
+    found = context.rows(call, [data], 0)
+    constant = _per_sample(call, value, data, found)
+    signal = context.signal(found.patterns[0], call)
+    if isinstance(signal.over_time, dict) and constant.ndim == 0:
+        parts = {s: tuple(float(constant) * c for c in cs) for s, cs in signal.over_time.items()}
+        mean = 1 / context.elements.steps
+        # A sum divided by T is a mean; any other factor is a layer.
+        if all(math.isclose(c, mean, rel_tol=1e-6) for cs in parts.values() for c in cs):
+            return context.out(context.builder.over_time(parts), found)
+    key = (constant.shape, constant.tobytes())
+    return affine(context, call, found, key, lambda share: L.Scale(constant), False)
+
+
+def _per_sample(call: Call, value: Tensor, data: Tensor, found: Rows) -> Any:
+    """A constant as it meets one sample at one step, of the smallest shape that broadcasts."""
+    if value.numel() == 1:
+        return as_array(value.reshape(()))
+    spread = found.arrange(value.broadcast_to(data.shape).contiguous())
+    if bool((spread != spread[:1]).any()):
+        raise S2CError(
+            "a constant differs from step to step or from sample to sample",
+            where=place(call),
+            why="weights or scales per time step (TEBN and the like) are not one network repeated T times",
+            fix="train with parameters shared by all steps",
+        )
+    constant = as_array(spread[0])
+    for axis in range(constant.ndim):
+        first = constant.take([0], axis)
+        if (constant == first).all():
+            constant = first
+    return constant.reshape(()) if constant.size == 1 else constant
+
+
+def _mul(context: Context, call: Call) -> list[Value]:
+    a = arguments(call, "input", "other")
+    left, right = a["input"], a["other"]
+    if context.traced(left) and context.traced(right):
+        found = context.rows(call, [context.value(ref, call) for ref in (left, right)], 0)
+        signals = [context.signal(pattern, call, i) for i, pattern in enumerate(found.patterns)]
+        per_step(call, signals)
+        return [context.out(context.builder.add(L.Mul(), signals, "", call.source, "mul"), found)]
+    data, constant = (left, right) if context.traced(left) else (right, left)
+    value = parameter(context, call, constant, "a constant")
+    assert value is not None
+    return [_scaled(context, call, context.value(data, call).expand(call.values[0].shape), value)]
+
+
+def _div(context: Context, call: Call) -> list[Value]:
+    a = arguments(call, "input", "other", rounding_mode=None)
+    value = None if context.traced(a["other"]) else parameter(context, call, a["other"], "a constant")
+    if value is None or a["rounding_mode"] is not None:
+        raise S2CError("a division by a computed value, or one that rounds", where=place(call))
+    inverse = 1 / value.double() if value.ndim == 0 else 1 / value
+    return [_scaled(context, call, context.value(a["input"], call).expand(call.values[0].shape), inverse)]
+
+
+def _neg(context: Context, call: Call) -> list[Value]:
+    return [_scaled(context, call, context.value(call.args[0], call), torch.tensor(-1.0))]
+
+
+RULES: dict[str, Rule] = {"add": _add, "sub": _add, "rsub": _add, "mul": _mul, "div": _div, "neg": _neg}

@@ -1,0 +1,44 @@
+"""Names of torch operations, by what they do to elements."""
+
+from __future__ import annotations
+
+from snn2chip.frontend.torch.recorder import Call, names
+
+CASTS = names("float to type type_as contiguous clone detach cpu data get_data requires_grad_ double half bfloat16")
+MOVES = names(
+    "view reshape flatten unflatten permute transpose unsqueeze squeeze unsqueeze_ squeeze_ expand repeat "
+    "repeat_interleave __getitem__ select narrow stack cat concat concatenate vstack hstack chunk split "
+    "tensor_split unbind movedim moveaxis swapaxes swapdims t get_T get_mT view_as reshape_as expand_as tile "
+    "flip roll index_select __setitem__ copy_ broadcast_to ravel split_with_sizes unsafe_chunk unsafe_split "
+    "dsplit adjoint"
+)
+DROPOUTS = names("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout")
+ALIASES = {
+    "iadd": "add", "add_": "add", "__add__": "add", "__radd__": "add", "isub": "sub", "sub_": "sub", "subtract": "sub",
+    "__sub__": "sub", "__rsub__": "rsub", "imul": "mul", "mul_": "mul", "multiply": "mul", "__mul__": "mul",
+    "__rmul__": "mul", "div_": "div", "idiv": "div", "itruediv": "div", "divide": "div", "true_divide": "div",
+    "__truediv__": "div", "negative": "neg", "neg_": "neg", "__neg__": "neg", "mm": "matmul", "bmm": "matmul",
+    "__matmul__": "matmul", "max_pool1d_with_indices": "max_pool1d", "max_pool2d_with_indices": "max_pool2d",
+}  # fmt: skip
+COMPARISONS = names("gt ge lt le heaviside sign __gt__ __ge__ __lt__ __le__ greater greater_equal less less_equal")
+
+ELEMENTWISE = (
+    COMPARISONS
+    | CASTS
+    | names("add sub rsub mul div neg where clamp clamp_min clamp_max masked_fill abs pow square logical_not exp")
+)
+
+
+def computes_across(call: Call) -> bool:
+    """Whether an operation's elements depend on more than the elements at their own place."""
+    return translated(call) not in ELEMENTWISE
+
+
+def translated(call: Call) -> str:
+    """An operation's name without regard to how it was written."""
+    return ALIASES.get(call.name, call.name)
+
+
+def only_moves(call: Call) -> bool:
+    """Whether an operation computes nothing."""
+    return call.name in MOVES or call.name in CASTS or call.name in DROPOUTS

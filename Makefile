@@ -19,7 +19,7 @@ LAVA := lava-nc lava-dl
 LAVA_NEEDS := scipy networkx asteval
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs examples pytest clean
+.PHONY: help demo test lint docs examples pytest bench clean
 
 help:
 	@echo "make demo      train, compile, verify and report a small network"
@@ -27,6 +27,7 @@ help:
 	@echo "make lint      ruff, mypy, import floors"
 	@echo "make docs      build the documentation into build/docs"
 	@echo "make examples  run every example"
+	@echo "make bench     time the simulators against each other (some minutes; BENCH=--json for JSON)"
 	@echo "make clean     remove .venv, build and caches"
 	@echo "PYTHON=python3.12 selects the interpreter that creates .venv"
 
@@ -55,6 +56,9 @@ examples: $(DEVELOPMENT)
 pytest: $(DEVELOPMENT)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet
 
+bench: $(DEVELOPMENT)
+	$(BIN)/python tests/bench/bench.py $(BENCH)
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -63,14 +67,14 @@ $(BIN)/python:
 $(RUNTIME): $(INPUTS) | $(BIN)/python
 	$(PINNED) $(TORCH)
 	$(PINNED) hatchling editables
-	$(PINNED) --no-build-isolation --editable '.[torch,demo]'
+	$(PINNED) --no-build-isolation --editable '.[torch,fast,demo]'
 	$(PINNED) $(LAVA_NEEDS)
 	$(PINNED) --no-deps --ignore-requires-python $(LAVA)
 	rm -rf "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests"
 	touch $@
 
 $(DEVELOPMENT): $(RUNTIME)
-	$(PINNED) --no-build-isolation --editable '.[torch,demo,dev]'
+	$(PINNED) --no-build-isolation --editable '.[torch,fast,demo,dev]'
 	$(PINNED) $(FRAMEWORK_NEEDS)
 	$(PINNED) --no-deps $(FRAMEWORKS)
 	touch $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ from snn2chip.report.units import count, number, percent
 @click.option("--compare", metavar="FILE", help="A recording (.npz) that every u, v and spike must equal.")
 @recording_options
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Samples run together.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "fast", "reference"]),
+    default="auto",
+    show_default=True,
+    help="The same integers from either; auto takes the fast one where the run repays its preparation.",
+)
+@click.option("--explain-engine", is_flag=True, help="Say what computes each layer, and why; run nothing.")
 @json_option
 def command(
     network: str,
@@ -45,6 +54,8 @@ def command(
     layout: str,
     rename: tuple[str, ...],
     batch_size: int,
+    engine: str,
+    explain_engine: bool,
     as_json: bool,
     **clock: Any,
 ) -> int:
@@ -61,6 +72,9 @@ def command(
         raise UsageError("--record needs a place to put it", fix="give --output recordings.npz")
     program = load_program(network)
     given = load_data(data, key=data_key, labels=label_key, axes=axes)
+    if explain_engine:
+        _explain(program, given.x, tuple(filter(None, record.split(","))), batch_size, clock, as_json)
+        return 0
     recording = None if compare is None else renamed_recording(compare, rename)
     with progress(as_json) as tell:
         tell("simulate", 0, len(given.x))
@@ -69,6 +83,7 @@ def command(
             given.x,
             record=tuple(filter(None, record.split(","))),
             batch_size=batch_size,
+            engine=engine,  # type: ignore[arg-type]
             progress=lambda n: tell("simulate", n, len(given.x)),
             **clock,
         )
@@ -109,6 +124,33 @@ def command(
         if report is not None:
             click.echo(f"\n{report}")
     return EXIT_FAILURE if report is not None and not report.equal else 0
+
+
+def _explain(
+    program: Any, x: Any, record: tuple[str, ...], batch_size: int, clock: dict[str, Any], as_json: bool
+) -> None:
+    from snn2chip.simulate.data import as_samples
+    from snn2chip.simulate.fast.explain import explain_engine
+
+    if clock["clock"] == "machine":
+        raise UsageError("the machine's clock is always the reference engine's", fix="leave out --explain-engine")
+    samples = as_samples(program, x)
+    steps = samples.shape[1] if program.coding == "steps" else program.time_steps
+    found = explain_engine(program, len(samples), steps, wanted=frozenset(record), batch_size=batch_size)
+    if as_json:
+        print_json(dataclasses.asdict(found))
+        return
+    if found.rows:
+        print_table(("layer", "kind", "kernel", "why", "proved"), [dataclasses.astuple(row) for row in found.rows])
+    click.echo(f"\nTaken for {count(len(samples))} samples of {count(steps)} steps: {found.engine} ({found.why}).")
+    if found.chunk is not None and found.memory is not None:
+        memory = found.memory
+        click.echo(
+            f"The fast engine computes {count(found.chunk.samples)} samples and {count(found.chunk.steps)} steps at "
+            f"once in {count(memory.workers)} threads, and takes at most {number(memory.total / 2**20)} MiB."
+        )
+    for remark in found.remarks:
+        click.echo(remark)
 
 
 def _accuracy(outputs: Any, labels: Any) -> float | None:

@@ -26,7 +26,7 @@ from snn2chip.errors import EXIT_FAILURE, UsageError
     default="lava",
     show_default=True,
     metavar="ORACLE",
-    help="lava (its model classes), lava-runtime (its own runtime), reference, or a recording (.npz).",
+    help="lava (its model classes), lava-runtime (its own runtime), fast, reference, or a recording (.npz).",
 )
 @click.option("--samples", type=click.IntRange(1), metavar="N", help="Use the first N samples only.")
 @click.option("--timeout", type=float, default=600.0, show_default=True, metavar="SECONDS", help="For lava-runtime.")

@@ -106,7 +106,8 @@ def verify(
 
     Args:
         x: samples [N, T, ...], or [N, ...] with direct coding.
-        against: "reference" (the engine again, with other batches), "lava" (the emitted project's processes,
+        against: "reference" (the engine again, with other batches), "fast" (the fast
+            engine, see :mod:`snn2chip.simulate.fast`), "lava" (the emitted project's processes,
             stepped here with Lava's own model classes), "lava-runtime" (its ``run.py`` in a subprocess, Lava's own
             runtime), a float Graph, or a recording: a mapping or the path of an ``.npz`` file, with NAME.spikes,
             NAME.u, NAME.v (also spelled NAME, NAME-u, …) or name → quantity → array.
@@ -136,6 +137,7 @@ def verify(
         reset_interval=reset_interval,
         reset_phase=reset_phase,
         registers=registers,
+        engine="reference",
     )
     mine = Execution.of(_REFERENCE, result)
     if recording is not None:
@@ -145,8 +147,11 @@ def verify(
     elif against == "reference":
         batch = 7 if count > 7 else 1
         other = Execution.of(
-            "the same engine in other batches", simulate(program, x, record=QUANTITIES, batch_size=batch)
+            "the same engine in other batches",
+            simulate(program, x, record=QUANTITIES, batch_size=batch, engine="reference"),
         )
+    elif against == "fast":
+        other = Execution.of("the fast engine", simulate(program, x, record=QUANTITIES, engine="fast"))
     elif against == "lava":
         other = project.in_process(program, x, power_of_two=power_of_two)
     else:
@@ -173,13 +178,13 @@ def _scale_of_v(program: Program, name: str) -> float:
 def _recording(against: Oracle) -> Mapping[str, Any] | None:
     if isinstance(against, Mapping):
         return against
-    if against in ("reference", "lava", "lava-runtime"):
+    if against in ("reference", "fast", "lava", "lava-runtime"):
         return None
     path = os.fspath(against)  # type: ignore[arg-type]
     if not path.endswith(".npz"):
         raise UsageError(
             f"there is nothing to verify against that is called {path!r}",
-            fix='use "reference", "lava", "lava-runtime", a Graph, or the path of an .npz recording',
+            fix='use "reference", "fast", "lava", "lava-runtime", a Graph, or the path of an .npz recording',
         )
     try:
         with np.load(path, allow_pickle=False) as arrays:

@@ -54,10 +54,11 @@ def work(program: Program) -> int:
     return total
 
 
-def prepared(program: Program, record: bool, samples: int, steps: int) -> Plan:
-    """The plan of a program, kept for the next run of the same kind."""
+def plan_for(program: Program, wanted: frozenset[str], samples: int, steps: int) -> Plan:
+    """The prepared program for a run that records ``wanted``; kept for the next run of the same kind."""
     from snn2chip.simulate.fast.plan import prepare
 
+    record = bool(wanted & _STATES)
     kind = (record, steps, samples.bit_length())
     for entry in _plans:
         if entry[0]() is program and entry[1] == kind:
@@ -79,5 +80,5 @@ def run(
     """Simulate checked samples; see :func:`snn2chip.simulate.simulate`."""
     from snn2chip.simulate.fast.executor import execute
 
-    plan = prepared(program, bool(wanted & _STATES), len(samples), steps)
+    plan = plan_for(program, wanted, len(samples), steps)
     return execute(plan, samples, steps, wanted, batch_size=batch_size, progress=progress)

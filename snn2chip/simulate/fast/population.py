@@ -141,6 +141,8 @@ class Population:
                 # Wrap-around as in numpy, and no branch left out on the strength of a range.
                 source = population_source(step, None, len(inputs), self.record, 64)
         self._source, self.kernel = source, f"compiled int{source.bits}"
+        first = self.model.start(self.layout.shape)
+        self._rest = [(name, self.layout.to_memory(first[name]).reshape(-1).astype(self.dtype)) for name in source.live]
         self._params, self._period, self._block = self._tiled([step.trace.params[i] for i in source.params])
         nothing = self._arguments(0, [np.empty((1, 0), self.input_dtype)] * len(inputs), self.start(0), 0)
         self._compiled: Callable[..., None] = compiled.from_source(source.text, *nothing[0])
@@ -158,10 +160,9 @@ class Population:
 
     def start(self, n: int) -> dict[str, Array]:
         """The states of n samples before the first step."""
-        states = self.model.start((n, *self.layout.shape))
         if self._source is None:
-            return states
-        return {name: self.layout.to_memory(states[name]).reshape(-1).astype(self.dtype) for name in self._source.live}
+            return self.model.start((n, *self.layout.shape))
+        return {name: np.tile(row, n) if row.any() else np.zeros(n * len(row), self.dtype) for name, row in self._rest}
 
     def run(self, states: dict[str, Array], inputs: list[Array], steps: int, n: int) -> Run:
         """``steps`` steps of n samples.

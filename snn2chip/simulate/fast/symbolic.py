@@ -278,7 +278,8 @@ class Ranges:
         if e.op == "const":
             return Range(int(e.args[0]), int(e.args[0]))
         if e.op == "param":
-            return self._params[e.args[0]]
+            index: int = e.args[0]
+            return self._params[index]
         if e.op == "input":
             return self._inputs[e.args[0]]
         if e.boolean:

@@ -1,0 +1,151 @@
+"""What the fast engine will do with a program, and the memory it will take, for people."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from snn2chip.ir.graph import Node
+from snn2chip.ir.layers import Conv, Linear, Neuron
+from snn2chip.ir.program import Program
+from snn2chip.simulate.fast import compiled, plan_for, worthwhile
+from snn2chip.simulate.fast.plan import Chunk, Plan, bytes_per_step, chunk_of, last_reader, refusal
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer: what computes it, why that, and the range its values were proved to keep."""
+
+    layer: str
+    kind: str
+    kernel: str
+    why: str
+    proved: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes beyond what the process held before: ``workers`` chunks at once, and the Result."""
+
+    chunk: int
+    workers: int
+    result: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.chunk * self.workers + self.result
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a run would be computed.
+
+    Args:
+        engine: what ``engine="auto"`` takes for it, and ``why``.
+        rows: one per layer; empty where the fast engine does not run the program.
+        chunk, memory: of the fast engine, None where it does not run.
+        remarks: what would make it faster.
+    """
+
+    engine: str
+    why: str
+    rows: tuple[Row, ...] = ()
+    chunk: Chunk | None = None
+    memory: Memory | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def explain_engine(
+    program: Program, samples: int, steps: int, *, wanted: frozenset[str] = frozenset(), batch_size: int = 128
+) -> Explanation:
+    """What runs ``samples`` samples of ``steps`` steps; kernels are chosen, and timed, as for the run itself."""
+    if why := refusal(program):
+        return Explanation("reference", why)
+    remarks = tuple(filter(None, [compiled.missing(), compiled.cache_remark()]))
+    plan = plan_for(program, wanted, samples, steps)
+    chunk = chunk_of(plan, samples, steps, batch_size, torch.get_num_threads())
+    taken = worthwhile(program, samples, steps)
+    if compiled.missing():
+        why = "without numba the reference engine is as good"
+    else:
+        why = "the run repays its preparation" if taken else "the run is too short to repay the preparation"
+    rows = tuple(_row(plan, node) for node in program)
+    memory = peak_memory(plan, samples, steps, wanted, batch_size)
+    return Explanation("fast" if taken else "reference", why, rows, chunk, memory, remarks)
+
+
+def _row(plan: Plan, node: Node) -> Row:
+    proved = str(plan.ranges.of(node.name))
+    if node.name in plan.synapses:
+        chosen = [choice for _, choice in plan.synapses[node.name].parts]
+        kernels = ", ".join(dict.fromkeys(choice.kernel for choice in chosen))
+        first = chosen[0]
+        reasons = [first.why, *(f"not {name}: {why}" for name, why in first.rejected.items())]
+        if first.milliseconds:
+            reasons.append(", ".join(f"{name} {ms:.2f} ms" for name, ms in first.milliseconds.items()))
+        return Row(node.name, node.layer.kind, kernels, "; ".join(reasons), proved)
+    if node.name in plan.populations:
+        population = plan.populations[node.name]
+        return Row(node.name, node.layer.kind, population.kernel, population.why, proved)
+    dtype = str(plan.dtype((node.name, "out"))).removeprefix("torch.")
+    once = "once per sample" if node.name in plan.static else ""
+    return Row(node.name, node.layer.kind, dtype, once, proved)
+
+
+def peak_memory(plan: Plan, samples: int, steps: int, wanted: frozenset[str], batch_size: int = 128) -> Memory:
+    """What a run holds at most: every value until its last reader is done, and the temporary copies of each layer."""
+    threads = torch.get_num_threads()
+    chunk = chunk_of(plan, samples, steps, batch_size, threads)
+    workers = min(threads, math.ceil(samples / chunk.samples))
+    return Memory(_chunk_bytes(plan, chunk, steps, wanted), workers, _result_bytes(plan, samples, steps, wanted))
+
+
+def _chunk_bytes(plan: Plan, chunk: Chunk, steps: int, wanted: frozenset[str]) -> int:
+    sizes, ends = bytes_per_step(plan), last_reader(plan)
+
+    def span(name: str) -> int:
+        return chunk.samples * (1 if name in plan.static else chunk.steps)
+
+    live: dict[str, int] = {}
+    peak = 0
+    for i, component in enumerate(plan.components):
+        for node in component.nodes:
+            live[node.name] = sizes[node.name] * span(node.name)
+        temporary = sum(_temporary(plan, node, wanted) * span(node.name) for node in component.nodes)
+        peak = max(peak, sum(live.values()) + temporary)
+        live = {name: size for name, size in live.items() if ends[name] != i or name in plan.static}
+    neurons = sum(math.prod(plan.shapes[node.name]) for node in plan.program.neurons)
+    once = 1 if plan.program.coding == "direct" else steps
+    data = math.prod(plan.shapes[plan.program.input.name]) * once
+    outputs = math.prod(plan.shapes[plan.program.output.name]) * steps
+    history = sum(depth * math.prod(plan.shapes[name]) for (name, _), depth in plan.history.items())
+    # States: u and v as 64-bit integers; data: as given to the format, and as integers twice.
+    return peak + 8 * chunk.samples * (2 * neurons + 3 * data + 2 * outputs + 2 * history)
+
+
+def _temporary(plan: Plan, node: Node, wanted: frozenset[str]) -> int:
+    """Bytes per sample and step of what a layer holds only while it is computed."""
+    given = sum(math.prod(plan.shapes[edge.source]) for edge in node.inputs)
+    size = math.prod(plan.shapes[node.name])
+    if isinstance(node.layer, Linear | Conv):
+        widths = {"int8": 1, "f32": 4, "f64": 8, "int64": 8 + 8 * math.prod(node.layer.weight.shape[1:])}
+        parts = plan.synapses[node.name].parts
+        cast: int = max(widths[choice.kernel] for _, choice in parts)
+        # Delayed inputs are copied; parts are summed in their own dtype.
+        return given * (cast + 8) + size * 8 * min(2, len(parts))
+    if isinstance(node.layer, Neuron):
+        recorded = 8 * size * len({"u", "v", "a", "spikes"} & wanted)
+        return given * 8 * (2 if "a" in wanted else 1) + recorded
+    return (given + size) * 16
+
+
+def _result_bytes(plan: Plan, samples: int, steps: int, wanted: frozenset[str]) -> int:
+    counts = 4 * 8 * len(plan.program.nodes)
+    neurons = sum(math.prod(plan.shapes[node.name]) for node in plan.program.neurons)
+    others = sum(math.prod(plan.shapes[node.name]) for node in plan.program if not isinstance(node.layer, Neuron))
+    recorded = neurons * (4 * ("spikes" in wanted) + 8 * len({"u", "v", "a"} & wanted)) + others * 8 * ("out" in wanted)
+    outputs = 16 * math.prod(plan.shapes[plan.program.output.name])
+    return samples * (steps * (counts + recorded) + outputs * steps)

@@ -77,12 +77,15 @@ def test_the_model_is_left_as_it_was() -> None:
     before = {k: v.clone() for k, v in net.state_dict().items()}
     membranes = [m.v.clone() for m in net.neurons.values()]
     attributes = {name: set(vars(m)) for name, m in net.named_modules()}
+    handle = net.conv1.register_forward_hook(lambda *_: None)
     trace(net, images(0), time_steps=T)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert all(torch.equal(m.v, v) for m, v in zip(net.neurons.values(), membranes, strict=True))
     assert {name: set(vars(m)) for name, m in net.named_modules()} == attributes
     assert net.training
     assert not net.bn1.training
+    assert len(net.conv1._forward_hooks) == 1
+    handle.remove()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 

@@ -338,11 +338,11 @@ def test_a_registered_neuron_is_taken_at_its_word_and_checked() -> None:
     graph = trace(net, images(0), time_steps=T)
     assert graph["lif2"].layer.model.decay == 0.7
 
+    @register_neuron(lambda m: Cell(LIF(np.asarray(m.threshold), np.asarray(0.4)), attributes={"v": "v"}))
     class Wrong(Blocked):
         pass
 
     net = lively(ConvNet(Wrong(), Wrong(), Wrong()))
-    register_neuron(Wrong, lambda m: Cell(LIF(np.asarray(m.threshold), np.asarray(0.4)), attributes={"v": "v"}))
     with pytest.raises(Exception, match="does not do what ConvNet does") as caught:
         trace(net, images(0), time_steps=T)
     assert "layer lif1" in caught.value.where

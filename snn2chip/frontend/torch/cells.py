@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 from torch import nn
 
@@ -62,18 +62,23 @@ ToLIF = Callable[[Any], LIF | Cell]
 _registered: dict[type[nn.Module], ToLIF] = {}
 
 
-def register_neuron(cls: type[nn.Module], to_lif: ToLIF) -> type[nn.Module]:
-    """Tell the tracer what neuron a module class of yours is.
+@overload
+def register_neuron(cls: type[nn.Module], to_lif: ToLIF) -> type[nn.Module]: ...
+@overload
+def register_neuron(cls: ToLIF) -> Callable[[type[nn.Module]], type[nn.Module]]: ...
+def register_neuron(cls: Any, to_lif: ToLIF | None = None) -> Any:
+    """Tell the tracer what neuron a module class of yours is: as a call, or as ``@register_neuron(to_lif)``.
 
     Args:
         cls: the class; subclasses count.
         to_lif: module → ``snn2chip.neurons.lif.LIF`` (or a :class:`Cell`, where the module loops over time itself or
-        its
-            states have other names). The tracer still compares the traced network with the model.
+            its states have other names). The tracer still compares the traced network with the model.
 
     Returns:
-        ``cls``, so that it can be used in an expression.
+        The class.
     """
+    if to_lif is None:
+        return lambda decorated: register_neuron(decorated, cls)
     if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
         raise UsageError(f"{cls!r} is no torch module class", fix="register_neuron(YourNeuronClass, to_lif)")
     _registered[cls] = to_lif

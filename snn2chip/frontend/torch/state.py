@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from snn2chip.frontend.torch.adapters import ADAPTERS
 
+_CONTAINERS = (dict, list, set, deque)
 _RESETS = ("reset", "reset_state", "reset_states", "reset_mem")
 
 
@@ -22,35 +25,33 @@ def preserved(model: nn.Module) -> Iterator[None]:
     The model itself is run, not a copy: libraries keep lists of their instances, and a user's ``run`` may hold on to
     it.
     """
-    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
-    training = {m: m.training for m in model.modules()}
-    attributes = [(m, _shallow(vars(m))) for m in modules]
-    tensors = {id(t): (t, t.detach().clone()) for _, values in attributes for t in _tensors(values)}
+    modules = list(model.modules())
+    training = [(m, m.training) for m in modules]
+    attributes = [(vars(m), dict(vars(m))) for m in modules if not isinstance(m, torch.jit.ScriptModule)]
+    held = [value for _, values in attributes for value in values.values() if isinstance(value, _CONTAINERS)]
+    contents = [(container, copy.copy(container)) for container in held]
+    values = [value for _, values in attributes for value in values.values()]
+    values += [
+        item for container in held for item in (container.values() if isinstance(container, dict) else container)
+    ]
+    tensors = {id(t): (t, t.detach().clone()) for t in values if isinstance(t, Tensor)}
     model.eval()
     try:
         yield
     finally:
-        with torch.no_grad():
-            for tensor, value in tensors.values():
-                if tensor.shape != value.shape or not torch.equal(tensor, value):
-                    tensor.data = value
-        for module, values in attributes:
-            vars(module).clear()
-            vars(module).update(values)
-        for module, flag in training.items():
+        for tensor, value in tensors.values():
+            if tensor.shape != value.shape or not torch.equal(tensor, value):
+                tensor.data = value
+        # In place: hook handles and optimizers refer to these very objects.
+        for namespace, before in (*attributes, *contents):
+            _refill(namespace, before)
+        for module, flag in training:
             module.training = flag
 
 
-def _shallow(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        k: type(v)(v) if type(v) in (dict, list) else v.copy() if isinstance(v, dict) else v for k, v in values.items()
-    }
-
-
-def _tensors(values: dict[str, Any]) -> Iterator[Tensor]:
-    for value in values.values():
-        held = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
-        yield from (v for v in held if isinstance(v, Tensor))
+def _refill(container: Any, contents: Any) -> None:
+    container.clear()
+    (container.update if isinstance(container, (dict, set)) else container.extend)(contents)
 
 
 def reset(model: nn.Module) -> None:

@@ -277,9 +277,10 @@ class Job:
         return self._looked(self.driven)
 
     def _looked(self, layout: Layout | None) -> Survey:
-        """The neuron modules, and the lines of plain code that compare like neurons."""
+        """The neuron modules; where there is none, the lines of plain code that compare like neurons."""
         found = survey(self.model, self._call(layout), self.x)
-        found.lines = thresholds(record(self.model, self._call(layout), self.x, found.cells))
+        if not found.cells:
+            found.lines = thresholds(record(self.model, self._call(layout), self.x, found.cells))
         return found
 
     def _single_step_layouts(self) -> list[Layout]:

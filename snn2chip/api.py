@@ -22,8 +22,7 @@ from snn2chip.emit.lava import write_project
 from snn2chip.emit.netx import write_net
 from snn2chip.emit.nir import write_program
 from snn2chip.errors import S2CError, UsageError
-from snn2chip.frontend.load import load
-from snn2chip.frontend.nir import load_graph
+from snn2chip.frontend.load import load, load_graph
 from snn2chip.ir.graph import Graph
 from snn2chip.ir.layers import Array
 from snn2chip.ir.program import Program

@@ -44,7 +44,7 @@ def command(network: str, dt: float | None, reset: str | None, cores: bool, as_j
 def _load(path: str, dt: float | None, reset: str | None) -> Network:
     if dt is None and reset is None:
         return load_program(path)
-    from snn2chip.frontend.nir import load_graph
+    from snn2chip.frontend.load import load_graph
 
     return load_graph(path, dt=dt, reset=reset)  # type: ignore[arg-type]
 

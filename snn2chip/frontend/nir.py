@@ -41,7 +41,7 @@ ReadoutKind = Literal["sum", "mean", "last", "max", "none"]
 _ROUNDING = 1e-6
 
 
-def load_graph(
+def read_graph(
     path: str | os.PathLike[str],
     *,
     dt: float | None = None,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from snn2chip.frontend.nir import load_graph
+from snn2chip.frontend.load import load_graph
 from snn2chip.ir.graph import Graph
 from snn2chip.simulate import simulate
 

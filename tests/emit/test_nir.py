@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from snn2chip.emit.nir import write_program
 from snn2chip.errors import S2CError
-from snn2chip.frontend.load import load
-from snn2chip.frontend.nir import load_graph, read_program
+from snn2chip.frontend.load import load, load_graph
+from snn2chip.frontend.nir import read_program
 from snn2chip.ir import layers as L
 from snn2chip.ir.graph import Edge, Node, in_order
 from snn2chip.ir.program import Format, Program

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from snn2chip.errors import S2CError, UsageError
-from snn2chip.frontend.load import load
-from snn2chip.frontend.nir import load_graph
+from snn2chip.frontend.load import load, load_graph
 from snn2chip.ir import layers as L
 from snn2chip.ir.graph import Graph
 from snn2chip.simulate import simulate

@@ -32,6 +32,17 @@ def fit(x: Any, bits: int, overflow: str) -> Any:
     return ((x + half) & (2 * half - 1)) - half
 
 
+def horner(x: Any, coefficients: Any, bits: int, rounding: str) -> Any:
+    """``Σ coefficients[i] · (x / 2**bits)**i`` (S002 Eq. 15), every product shifted back as it arises.
+
+    For ``|x| ≤ 2**bits`` no product exceeds ``(Σ |coefficients| + their number) << bits``.
+    """
+    total = coefficients[-1]
+    for coefficient in reversed(coefficients[:-1]):
+        total = shift_right(total * x, bits, rounding) + coefficient
+    return total
+
+
 def decayed(state: Any, decay: Any, bits: int, rounding: str) -> Any:
     """``state · (1 − decay/2**bits)``, rounded as the core rounds."""
     return shift_right(state * ((1 << bits) - decay), bits, rounding)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -137,7 +139,7 @@ class FloatNeuron(NeuronModel):
         """
         raise NotImplementedError
 
-    def rounding_error(self, neuron: Any, arithmetic: Arithmetic) -> float:
+    def rounding_error(self, neuron: Any, unit: float, arithmetic: Arithmetic) -> float:
         """Largest error of a factor of the dynamics (decay, coefficient) after :meth:`quantized` rounded it."""
         raise NotImplementedError
 
@@ -159,8 +161,13 @@ class IntegerNeuron(NeuronModel):
         return False
 
     @property
+    def membrane_bias(self) -> Array:
+        """What is added to the membrane at every step."""
+        return self.bias << self.bias_exp if self.bias_exp >= 0 else self.bias >> -self.bias_exp
+
+    @property
     def input_bias(self) -> Array:
-        """What is added to every step's input, in the unit of the membrane."""
+        """The bias of the input, in the unit of the membrane."""
         return self.bias * 2.0**self.bias_exp
 
     def start(self, shape: Shape) -> State:
@@ -186,6 +193,46 @@ class IntegerNeuron(NeuronModel):
     def bounds(self, sums: Range, arithmetic: Arithmetic, steps: int) -> Bounds:
         """What the registers can reach in ``steps`` steps from rest when every step's sum lies in ``sums``."""
         raise NotImplementedError
+
+
+class ProgrammedNeuron(IntegerNeuron):
+    """A neuron that chips do not have built in, but as a program.
+
+    ``program`` is that program: functions on integers with ``+ - * >> << & where minimum maximum`` and comparisons,
+    which call one another and ``neurons/arithmetic.py``. The last one is the step, ``(state, a, parameters) -> (state,
+    output)``. They and the parameters are all that an emitted process or a compiled kernel needs.
+    """
+
+    program: ClassVar[tuple[Callable[..., Any], ...]]
+
+    def parameters(self, arithmetic: Arithmetic) -> dict[str, Any]:
+        """What the program takes: the fields, threshold and bias shifted into place, and the chip's arithmetic."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        threshold = 0 if self.v_threshold is None else self.v_threshold << arithmetic.threshold_shift
+        return {**fields, **vars(arithmetic), "threshold": threshold, "bias": self.membrane_bias}
+
+    def start(self, shape: Shape) -> State:
+        """A current of zero and the membrane's start."""
+        zero = np.zeros(shape, dtype=np.int64)
+        return {"u": zero, "v": zero + getattr(self, "v_start", 0)}
+
+    def step(self, state: State, a: Array, arithmetic: Arithmetic) -> tuple[State, Array]:
+        """See :meth:`IntegerNeuron.step`."""
+        new: tuple[State, Array] = self.program[-1](state, a, self.parameters(arithmetic))
+        return new
+
+
+def constant(value: float) -> Callable[[], Array]:
+    """The default factory of a field that holds an array."""
+    return lambda: np.asarray(value)
+
+
+def hold(model: NeuronModel, dtype: Any, *names: str) -> None:
+    """Make arrays of a frozen model's fields, where they are not None."""
+    for name in names:
+        value = getattr(model, name)
+        if value is not None:
+            object.__setattr__(model, name, np.asarray(value, dtype=dtype))
 
 
 def values(x: Any) -> str:

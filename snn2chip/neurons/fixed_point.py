@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from snn2chip.errors import S2CError
+from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.layers import Array
 from snn2chip.ir.target import Limits
 from snn2chip.neurons.base import Range
@@ -30,3 +32,28 @@ def extremes(threshold: Array | None) -> Range:
 def span(values: Array | None) -> Range:
     """Smallest and largest of the values and zero."""
     return (0, 0) if values is None else (min(0, int(np.min(values))), max(0, int(np.max(values))))
+
+
+def membrane_mantissa(threshold: Array, arithmetic: Arithmetic) -> Array:
+    """A threshold in membrane units as the mantissa the chip shifts into place."""
+    rounded: Array = np.rint(threshold / (1 << arithmetic.threshold_shift))
+    return rounded
+
+
+def factor(value: Array, bits: int) -> tuple[Array, int]:
+    """Positive factors as (mantissa, shift): ``mantissa / 2**shift``, one shift for all, the largest of ``bits`` bits.
+
+    Raises:
+        S2CError: fewer than 8 bits are left for the mantissa.
+    """
+    if bits < 8:
+        raise S2CError(
+            "the chip's state is too wide for a product of two states in 64-bit integers",
+            why=f"{bits} bits would be left for their factor",
+            fix="use a target whose voltage_bits is 27 or less",
+        )
+    shift = bits - int(np.frexp(np.max(value))[1])
+    # Rounding up may reach one bit more.
+    if np.rint(np.max(value) * 2.0**shift) >= 1 << bits:
+        shift -= 1
+    return np.rint(value * 2.0**shift), shift

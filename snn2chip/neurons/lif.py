@@ -40,6 +40,8 @@ from snn2chip.neurons.base import (
     Reset,
     ResetTiming,
     State,
+    constant,
+    hold,
     values,
 )
 from snn2chip.neurons.fixed_point import bias_exponent, extremes, span, unless_zero
@@ -57,10 +59,6 @@ _FORMS: dict[
     "rate": (lambda v, x, d, rest: v + (x - (v - rest)) * d, lambda d: 1 - d, lambda d: d),
     "subtract": (lambda v, x, d, rest: v - d * (v - rest) + x, lambda d: 1 - d, np.ones_like),
 }
-
-
-def _scalar(value: float) -> Array:
-    return np.asarray(value, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,21 +83,18 @@ class LIF(FloatNeuron):
     v_threshold: Array
     decay: Array
     decay_form: DecayForm = "factor"
-    v_rest: Array = field(default_factory=lambda: _scalar(0.0))
-    gain: Array = field(default_factory=lambda: _scalar(1.0))
+    v_rest: Array = field(default_factory=constant(0.0))
+    gain: Array = field(default_factory=constant(1.0))
     current_decay: Array | None = None
     fire: Fire = ">="
     reset: Reset = "hard"
     reset_timing: ResetTiming = "same"
-    v_reset: Array = field(default_factory=lambda: _scalar(0.0))
-    v_start: Array = field(default_factory=lambda: _scalar(0.0))
+    v_reset: Array = field(default_factory=constant(0.0))
+    v_start: Array = field(default_factory=constant(0.0))
     spike_value: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("v_threshold", "decay", "v_rest", "gain", "current_decay", "v_reset", "v_start"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, np.asarray(value, dtype=np.float64))
+        hold(self, np.float64, "v_threshold", "decay", "v_rest", "gain", "current_decay", "v_reset", "v_start")
 
     @property
     def kind(self) -> str:  # type: ignore[override]
@@ -233,7 +228,7 @@ class LIF(FloatNeuron):
             v_start=unless_zero(self.v_start / (gain * fine)),
         )
 
-    def rounding_error(self, neuron: Any, arithmetic: Arithmetic) -> float:
+    def rounding_error(self, neuron: Any, unit: float, arithmetic: Arithmetic) -> float:
         """Of the membrane's decay, absolute."""
         one = 1 << arithmetic.decay_bits
         return float(np.max(np.abs(neuron.decay_v / one - (1 - self.decay_factor))))
@@ -265,10 +260,7 @@ class IntegerLIF(IntegerNeuron):
     v_start: Array | None = None
 
     def __post_init__(self) -> None:
-        for name in ("v_threshold", "decay_v", "decay_u", "bias", "bias_u", "v_reset", "v_start"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, np.asarray(value, dtype=np.int64))
+        hold(self, np.int64, "v_threshold", "decay_v", "decay_u", "bias", "bias_u", "v_reset", "v_start")
 
     @property
     def kind(self) -> str:  # type: ignore[override]
@@ -323,8 +315,7 @@ class IntegerLIF(IntegerNeuron):
         # Rounding toward zero never enlarges a state; rounding down takes a negative one further by up to one per step.
         drift = 0 if arithmetic.decay_rounding == "zero" else 1
         keep_u, keep_v = one - int(np.min(self.decay_u)), one - int(np.min(self.decay_v))
-        bias = self.bias << self.bias_exp if self.bias_exp >= 0 else self.bias >> -self.bias_exp
-        bias_low, bias_high = span(bias)
+        bias_low, bias_high = span(self.membrane_bias)
         bias_u_low, bias_u_high = span(self.bias_u)
         step_low = (min(sums[0], 0) << arithmetic.input_shift) + bias_u_low
         step_high = (max(sums[1], 0) << arithmetic.input_shift) + bias_u_high
@@ -364,7 +355,7 @@ def parameters(neuron: IntegerLIF, arithmetic: Arithmetic) -> dict[str, Any]:
         "threshold": threshold,
         "decay_u": neuron.decay_u,
         "decay_v": neuron.decay_v,
-        "bias": neuron.bias << neuron.bias_exp if neuron.bias_exp >= 0 else neuron.bias >> -neuron.bias_exp,
+        "bias": neuron.membrane_bias,
         "bias_u": 0 if neuron.bias_u is None else neuron.bias_u,
         "v_reset": 0 if neuron.v_reset is None else neuron.v_reset,
         "fire": neuron.fire,

@@ -1,0 +1,276 @@
+"""LIF with an adaptive threshold: every spike raises it, and it falls back (S000 App. K names it without equations).
+
+Float, one step (LSNN: Bellec et al. 2018, NeurIPS, and 2020, Nat. Commun. 11, 3625):
+
+    i[t] = α·i[t−1] + x[t]              only with a synaptic current
+    h[t] = β_m·v[t−1] + g·i[t]
+    s[t] = h[t] ≥ θ + k·b[t−1]          the threshold that the spikes before t have left; ">" on request
+    b[t] = ρ·b[t−1] + r·s[t]            r = 1 (2020) or 1 − ρ (2018)
+    v[t] = v_reset where s[t] ("hard");  h[t] − θ·s[t] ("soft", 2020);  h[t] − (θ + k·b[t−1])·s[t] ("adaptive", 2018)
+
+Integer: see :func:`integer_step`; b counts in the membrane's unit, k and r in what a spike adds. Its products are
+states times decays, below 2**(B + decay_bits) for registers of B bits, 36 bits on Loihi.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from snn2chip.errors import S2CError
+from snn2chip.ir.arithmetic import Arithmetic
+from snn2chip.ir.layers import Array, Shape
+from snn2chip.ir.target import Limits
+from snn2chip.neurons.arithmetic import decayed, fit
+from snn2chip.neurons.base import (
+    ArrayNamespace,
+    Bounds,
+    Fire,
+    FloatNeuron,
+    Operations,
+    ProgrammedNeuron,
+    Range,
+    State,
+    constant,
+    hold,
+    values,
+)
+from snn2chip.neurons.fixed_point import bias_exponent, extremes, membrane_mantissa, span
+
+AdaptiveReset = Literal["hard", "soft", "adaptive", "none"]
+_KIND = "ALIF"
+
+
+@dataclass(frozen=True, eq=False)
+class ALIF(FloatNeuron):
+    """A float LIF with adaptive threshold.
+
+    Args:
+        v_threshold: θ, the threshold at rest.
+        decay: β_m, the factor on the membrane.
+        adaptation_decay: ρ, the factor on the adaptation.
+        adaptation_strength: k ≥ 0, from adaptation to threshold.
+        adaptation_step: r ≥ 0, what a spike adds to the adaptation.
+        gain: factor on the input of the membrane.
+        current_decay: α of the synaptic current, or None for a neuron without one.
+        fire: "≥" or ">".
+        reset: see the module's text.
+        v_reset: where a hard reset goes.
+        spike_value: what a spike is worth to the next layer.
+    """
+
+    v_threshold: Array
+    decay: Array
+    adaptation_decay: Array
+    adaptation_strength: Array
+    adaptation_step: Array = field(default_factory=constant(1.0))
+    gain: Array = field(default_factory=constant(1.0))
+    current_decay: Array | None = None
+    fire: Fire = ">="
+    reset: AdaptiveReset = "hard"
+    v_reset: Array = field(default_factory=constant(0.0))
+    spike_value: float = 1.0
+    kind = _KIND
+
+    def __post_init__(self) -> None:
+        names = ("v_threshold", "decay", "adaptation_decay", "adaptation_strength", "adaptation_step")
+        hold(self, np.float64, *names, "gain", "current_decay", "v_reset")
+
+    @property
+    def input_gain(self) -> Array:
+        """What the input is multiplied by before it adds to the membrane."""
+        return self.gain
+
+    def check(self, shape: Shape) -> None:
+        """Raise unless the parameters fit the shape and describe a neuron."""
+        super().check(shape)
+        decays = (self.decay, self.adaptation_decay, *(() if self.current_decay is None else (self.current_decay,)))
+        rises = (self.adaptation_strength, self.adaptation_step)
+        if (
+            not all(((d >= 0) & (d <= 1)).all() for d in decays)
+            or not all((r >= 0).all() for r in rises)
+            or not np.isfinite(self.v_threshold).all()
+        ):
+            raise S2CError(
+                f"an adaptive neuron with {self.describe()}",
+                why="decays must lie in [0, 1], a spike must not lower the threshold, which must be a number",
+            )
+
+    def describe(self) -> str:
+        """Every choice, in one line."""
+        rise = self.adaptation_strength * self.adaptation_step
+        parts = [
+            f"decay {values(self.decay)}",
+            f"v {self.fire} {values(self.v_threshold)} + {values(rise)} a spike, decaying by "
+            f"{values(self.adaptation_decay)}",
+            f"{self.reset} reset",
+        ]
+        if self.reset == "hard" and (self.v_reset != 0).any():
+            parts[-1] += f" to {values(self.v_reset)}"
+        if self.current_decay is not None:
+            parts.insert(0, f"current decay {values(self.current_decay)}")
+        if (self.gain != 1).any():
+            parts.append(f"gain {values(self.gain)}")
+        return ", ".join(parts)
+
+    def start(self, x: Any, xp: ArrayNamespace) -> State:
+        """State before the first step for input like ``x`` [N, ...]."""
+        zero = xp.full_like(x, 0.0)
+        return {"v": zero, "b": zero} if self.current_decay is None else {"u": zero, "v": zero, "b": zero}
+
+    def step(self, state: State, x: Any, xp: ArrayNamespace) -> tuple[State, Any]:
+        """One step; ``h`` is the membrane less what adaptation adds to the threshold."""
+        rest, new = xp.const(self.v_threshold, x), {}
+        raised = xp.const(self.adaptation_strength, x) * state["b"]
+        theta = rest + raised
+        if self.current_decay is not None:
+            x = xp.const(self.current_decay, x) * state["u"] + x
+            new["u"] = x
+        drive = x if (self.gain == 1).all() else xp.const(self.gain, x) * x
+        h = xp.const(self.decay, x) * state["v"] + drive
+        fired = h > theta if self.fire == ">" else h >= theta
+        zero = xp.full_like(h, 0.0)
+        spike = xp.where(fired, zero + 1, zero)
+        b = xp.const(self.adaptation_decay, x) * state["b"] + xp.const(self.adaptation_step, x) * spike
+        after = {"hard": xp.const(self.v_reset, x) + zero, "soft": h - rest, "adaptive": h - theta, "none": h}
+        return {**new, "v": xp.where(fired, after[self.reset], h), "b": b, "h": h - raised}, self.spike_value * spike
+
+    def operations(self) -> Operations:
+        """A multiply-add for every decaying state, the threshold's sum, and what the reset subtracts."""
+        states = int(bool((self.decay != 1).any())) + 1 + int(self.current_decay is not None)
+        return Operations(states, states + 1 + int(self.reset in ("soft", "adaptive")))
+
+    def quantized(self, bias: Array, unit: float, limits: Limits, arithmetic: Arithmetic) -> IntegerALIF:
+        """See :meth:`FloatNeuron.quantized`."""
+        fine = unit / (1 << arithmetic.input_shift)
+        membrane, one = self.gain * fine, 1 << arithmetic.decay_bits
+        in_current = self.current_decay is not None
+        membrane_bias = np.zeros(()) if in_current else bias / fine
+        exponent = bias_exponent(membrane_bias, limits)
+        return IntegerALIF(
+            v_threshold=membrane_mantissa(self.v_threshold / membrane, arithmetic),
+            decay_v=np.rint((1 - self.decay) * one),
+            decay_u=np.rint((1 - (0.0 if self.current_decay is None else self.current_decay)) * np.asarray(one)),
+            decay_b=np.rint((1 - self.adaptation_decay) * one),
+            rise=np.rint(self.adaptation_strength * self.adaptation_step / membrane),
+            bias=np.rint(membrane_bias / 2.0**exponent),
+            bias_exp=exponent,
+            bias_u=np.rint(bias / fine) if in_current else np.zeros(()),
+            fire=self.fire,
+            reset=self.reset,
+            v_reset=np.rint(self.v_reset / membrane),
+        )
+
+    def rounding_error(self, neuron: Any, unit: float, arithmetic: Arithmetic) -> float:
+        """Of the decays of membrane and adaptation, absolute."""
+        one = 1 << arithmetic.decay_bits
+        pairs = ((neuron.decay_v, self.decay), (neuron.decay_b, self.adaptation_decay))
+        return max(float(np.max(np.abs(held / one - (1 - wanted)))) for held, wanted in pairs)
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerALIF(ProgrammedNeuron):
+    """The same neuron on the chip; every array int64, broadcasting against the population's shape.
+
+    Args:
+        v_threshold: mantissa; ``v_threshold << threshold_shift`` is the threshold at rest.
+        decay_v, decay_u, decay_b: of membrane, current and adaptation, in 1/2**decay_bits; 0 keeps everything.
+        rise: what a spike adds to the threshold, in the membrane's unit.
+        bias, bias_exp: ``bias << bias_exp`` is added to the membrane at every step.
+        bias_u: added to the current at every step.
+        v_reset: in the membrane's unit.
+    """
+
+    v_threshold: Array
+    decay_v: Array
+    decay_u: Array
+    decay_b: Array
+    rise: Array
+    bias: Array
+    bias_exp: int = 6
+    bias_u: Array = field(default_factory=constant(0))
+    fire: Fire = ">="
+    reset: AdaptiveReset = "hard"
+    v_reset: Array = field(default_factory=constant(0))
+    kind = _KIND
+
+    def __post_init__(self) -> None:
+        names = ("v_threshold", "decay_v", "decay_u", "decay_b", "rise", "bias", "bias_u", "v_reset")
+        hold(self, np.int64, *names)
+
+    @property
+    def input_bias(self) -> Array:
+        """The bias of the current and the membrane's; one of them is zero."""
+        return super().input_bias + self.bias_u
+
+    def describe(self) -> str:
+        """Every choice, in one line."""
+        return (
+            f"decay u {values(self.decay_u)} v {values(self.decay_v)}, v {self.fire} {values(self.v_threshold)} + "
+            f"{values(self.rise)} a spike, decaying by {values(self.decay_b)}, {self.reset} reset"
+        )
+
+    def start(self, shape: Shape) -> State:
+        """All states zero."""
+        return {name: np.zeros(shape, dtype=np.int64) for name in ("u", "v", "b")}
+
+    def operations(self) -> Operations:
+        """Three decays; two inputs and two biases, rise and threshold."""
+        return Operations(3, 5 + int(self.reset in ("soft", "adaptive")))
+
+    def representable(self, limits: Limits, arithmetic: Arithmetic) -> bool:
+        """Whether the parameters fit, the rise of the threshold included."""
+        return super().representable(limits, arithmetic) and bool(
+            (self.rise <= limits.threshold_max << arithmetic.threshold_shift).all()
+        )
+
+    def bounds(self, sums: Range, arithmetic: Arithmetic, steps: int) -> Bounds:
+        """Both sides apart, as a LIF's; v also stands for the adaptation, whose register is as wide."""
+        one, bits = 1 << arithmetic.decay_bits, arithmetic.decay_bits
+        drift = 0 if arithmetic.decay_rounding == "zero" else 1
+        keep_u, keep_v, keep_b = (one - int(np.min(d)) for d in (self.decay_u, self.decay_v, self.decay_b))
+        (bias_low, bias_high), (bias_u_low, bias_u_high) = span(self.membrane_bias), span(self.bias_u)
+        step_low = (min(sums[0], 0) << arithmetic.input_shift) + bias_u_low
+        step_high = (max(sums[1], 0) << arithmetic.input_shift) + bias_u_high
+        low_theta, theta = extremes(self.v_threshold << arithmetic.threshold_shift)
+        rise = int(np.max(self.rise))
+        reset_low, reset_high = span(self.v_reset)
+        u_low = u_high = v_low = v_high = b = peak_u = peak_v = 0
+        for _ in range(steps):
+            u_low = -(-u_low * keep_u >> bits) - drift + step_low
+            u_high = (u_high * keep_u >> bits) + step_high
+            v_low = -(-v_low * keep_v >> bits) - drift + u_low + bias_low
+            v_high = (v_high * keep_v >> bits) + u_high + bias_high
+            peak_u, peak_v = max(peak_u, -u_low, u_high), max(peak_v, -v_low, v_high)
+            if self.reset == "hard":
+                v_low, v_high = min(v_low, reset_low), max(min(v_high, theta + b), reset_high)
+            elif self.reset != "none":
+                v_low, v_high = min(v_low, 0), min(v_high, max(theta + b, v_high - low_theta))
+            b = (b * keep_b >> bits) + rise
+            peak_v = max(peak_v, b + theta)
+        return Bounds(max(abs(sums[0]), abs(sums[1])), peak_u, peak_v)
+
+
+def integer_step(state: dict[str, Any], a: Any, p: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """One step of the adaptive LIF in fixed point: (u, v after reset, adaptation b; spikes 0/1)."""
+    bits, rounding = p["decay_bits"], p["decay_rounding"]
+    u = decayed(state["u"], p["decay_u"], bits, rounding) + (a << p["input_shift"]) + p["bias_u"]
+    u = fit(u, p["current_bits"], p["current_overflow"])
+    h = decayed(state["v"], p["decay_v"], bits, rounding) + u + p["bias"]
+    h = fit(h, p["voltage_bits"], p["voltage_overflow"])
+    theta = p["threshold"] + state["b"]
+    fired = h > theta if p["fire"] == ">" else h >= theta
+    b = decayed(state["b"], p["decay_b"], bits, rounding) + np.where(fired, p["rise"], 0)
+    b = fit(b, p["voltage_bits"], "saturate")
+    if p["reset"] == "hard":
+        v = np.where(fired, p["v_reset"], h)
+    elif p["reset"] == "none":
+        v = h
+    else:
+        v = np.where(fired, h - (theta if p["reset"] == "adaptive" else p["threshold"]), h)
+    return {"u": u, "v": v, "b": b}, np.where(fired, 1, 0)
+
+
+IntegerALIF.program = (integer_step,)

@@ -164,7 +164,7 @@ class Job:
     readout: How | None
     input_time_axis: TimeAxis
     dt: float | None
-    survey: Survey = None  # type: ignore[assignment]
+    survey: Survey = field(default_factory=Survey)
     driven: Layout | None = None
     plain: dict[str, Cell] = field(default_factory=dict)
     chosen: str = ""

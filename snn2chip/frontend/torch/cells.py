@@ -1,8 +1,7 @@
 """Neuron modules: what the tracer must know of one, and where that knowledge comes from.
 
 In order: what the user registered, the adapters of the libraries (recognised by class name, so that no library is
-imported),
-then identification by probing.
+imported), then identification by probing.
 """
 
 from __future__ import annotations
@@ -12,36 +11,65 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, overload
 
-from torch import nn
+from torch import Tensor, nn
 
 from snn2chip.errors import UsageError
-from snn2chip.ir.graph import Port
-from snn2chip.neurons.lif import LIF
+from snn2chip.ir.layers import Layer, Shape
+from snn2chip.neurons.base import FloatNeuron
+
+
+@dataclass(frozen=True)
+class Synapse:
+    """A layer inside a neuron module.
+
+    Args:
+        name: what its node is called, behind the module's path.
+        layer: the layer for a population of this shape.
+    """
+
+    name: str
+    layer: Callable[[Shape], Layer]
 
 
 @dataclass(frozen=True)
 class Cell:
     """A neuron module as the tracer sees it.
 
+    A state is named "out", "v" or "u" like the port of a graph's neuron that it is. Any other name is a state of the
+    module's own, which the model may hand back to it but not read.
+
     Args:
         model: the neuron, exact.
         time_axis: axis of the module's input that is time, for a module that loops over it; None for one called at
-        every step.
+            every step.
         returns: what each returned tensor is; None for one no other layer may read.
         states: what each further argument is, by position after the input and by keyword.
         attributes: which of the module's attributes hold a state after the call.
-        carries: whether state is kept from one call to the next (a loop that starts anew at each call does not).
+        carries: whether the module itself keeps its state from one call to the next.
         delay: steps by which the spikes leave late.
+        folded: samples and steps that the first axis of the module's input holds as one, -1 for what follows from its
+            size; ``time_axis`` is then 1.
+        feed: what the input goes through inside the module, before the neuron.
+        feedback: what the spikes go through on their way back into the neuron, one step later.
+        input_delay: steps by which the input reaches the membrane late.
     """
 
-    model: LIF
+    model: FloatNeuron
     time_axis: int | None = None
-    returns: tuple[Port | None, ...] = ("out", "v")
-    states: tuple[Port, ...] = ("v",)
-    keywords: Mapping[str, Port] = field(default_factory=dict)
-    attributes: Mapping[str, Port] = field(default_factory=dict)
+    returns: tuple[str | None, ...] = ("out", "v")
+    states: tuple[str, ...] = ("v",)
+    keywords: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict)
     carries: bool = True
     delay: int = 0
+    folded: tuple[int, int] | None = None
+    feed: Synapse | None = None
+    feedback: Synapse | None = None
+    input_delay: int = 0
+
+    def unfolded(self, x: Tensor) -> Tensor:
+        """An input of the module, or its ids, with batch and time as axes of their own."""
+        return x if self.folded is None else x.reshape(*self.folded, *x.shape[1:])
 
 
 class Adapter(Protocol):
@@ -58,21 +86,22 @@ class Adapter(Protocol):
         """Clear the state of a module of this library; False for other modules."""
 
 
-ToLIF = Callable[[Any], LIF | Cell]
-_registered: dict[type[nn.Module], ToLIF] = {}
+ToNeuron = Callable[[Any], FloatNeuron | Cell]
+_registered: dict[type[nn.Module], ToNeuron] = {}
 
 
 @overload
-def register_neuron(cls: type[nn.Module], to_lif: ToLIF) -> type[nn.Module]: ...
+def register_neuron(cls: type[nn.Module], to_lif: ToNeuron) -> type[nn.Module]: ...
 @overload
-def register_neuron(cls: ToLIF) -> Callable[[type[nn.Module]], type[nn.Module]]: ...
-def register_neuron(cls: Any, to_lif: ToLIF | None = None) -> Any:
+def register_neuron(cls: ToNeuron) -> Callable[[type[nn.Module]], type[nn.Module]]: ...
+def register_neuron(cls: Any, to_lif: ToNeuron | None = None) -> Any:
     """Tell the tracer what neuron a module class of yours is: as a call, or as ``@register_neuron(to_lif)``.
 
     Args:
         cls: the class; subclasses count.
-        to_lif: module → ``snn2chip.neurons.lif.LIF`` (or a :class:`Cell`, where the module loops over time itself or
-            its states have other names). The tracer still compares the traced network with the model.
+        to_lif: module → a model of ``snn2chip.neurons``, such as ``LIF`` (or a :class:`Cell`, where the module loops
+            over time itself or its states have other names). The tracer still compares the traced network with the
+            model.
 
     Returns:
         The class.
@@ -90,7 +119,7 @@ def registered(module: nn.Module) -> Cell | None:
     for cls in type(module).__mro__:
         if cls in _registered:
             made = _registered[cls](module)
-            return Cell(made, attributes={"v": "v", "mem": "v"}) if isinstance(made, LIF) else made
+            return Cell(made, attributes={"v": "v", "mem": "v"}) if isinstance(made, FloatNeuron) else made
     return None
 
 

@@ -22,7 +22,7 @@ from snn2chip.frontend.torch.opnames import only_moves
 from snn2chip.frontend.torch.recorder import Call, Recording, Ref
 from snn2chip.ir.graph import Coding, Edge, Graph, Node, Source, in_order
 from snn2chip.ir.layers import Array, Delay, Input, Neuron, Output, Readout, Scale
-from snn2chip.neurons.lif import LIF
+from snn2chip.neurons.base import FloatNeuron
 
 How = Literal["mean", "sum", "last", "max"]
 
@@ -208,7 +208,7 @@ class _Conversion:
             raise S2CError("the network is not the same at every step", where=str(call.source))
         return self._population(call, signals[0], cell.model, call.index), found, 0
 
-    def _population(self, call: Call, fed: Signal, model: LIF, key: Any) -> Signal:
+    def _population(self, call: Call, fed: Signal, model: FloatNeuron, key: Any) -> Signal:
         return self.builder.add(Neuron(model), [fed], key, call.source, call.name, timed=True)
 
     def _delayed(self, out: Signal, port: str, cell: Cell) -> Signal:
@@ -239,7 +239,7 @@ class _Conversion:
             )
         return signal
 
-    def _started(self, call: Call, cell: Cell) -> LIF:
+    def _started(self, call: Call, cell: Cell) -> FloatNeuron:
         """The neuron with the membrane it is handed at the first step."""
         for ref, port in self._handed(call, cell):
             value = ref.call.values[ref.out]
@@ -251,7 +251,9 @@ class _Conversion:
                 raise S2CError(
                     "a neuron starts from a state that differs from sample to sample", where=str(call.source)
                 )
-            return replace(cell.model, v_start=as_array(value[0]))
+            if not hasattr(cell.model, "v_start"):
+                raise S2CError(f"a {cell.model.kind} neuron starts from a state of its own", where=str(call.source))
+            return replace(cell.model, v_start=as_array(value[0]))  # type: ignore[call-arg]
         return cell.model
 
     def _handed(self, call: Call, cell: Cell) -> list[tuple[Ref, Any]]:

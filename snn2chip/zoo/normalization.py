@@ -1,0 +1,78 @@
+"""Batch norms of the papers. Networks of the zoo call them on [T·N, C, ...]: statistics run over space, batch and time.
+
+Each is made by ``norm(features, branches)``: ``branches`` is the number of normalized tensors that are summed before
+the next neuron (two where a residual branch meets a projected shortcut), which only tdBN looks at.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import Parameter
+
+from snn2chip.errors import S2CError
+
+
+class BatchNorm(_BatchNorm):
+    """Batch norm of [N, C], [N, C, L] or [N, C, H, W]; foldable."""
+
+    def __init__(self, features: int, branches: int = 1, eps: float = 1e-5) -> None:
+        super().__init__(features, eps=eps)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2 or input.shape[1] != self.num_features:
+            raise S2CError(f"batch norm over {self.num_features} channels is fed a tensor of shape {tuple(input.shape)}")
+
+
+class TDBatchNorm(BatchNorm):
+    """Threshold-dependent batch norm: γ·η·θ·(x − E)/√(Var + ε) + ξ; foldable (S003 Eq. 6–7).
+
+    Args:
+        features: C.
+        branches: tensors summed before the next neuron; η = 1/√branches keeps the variance of their sum
+            (Zheng et al. 2021, the tdBN paper).
+        v_threshold: θ of the neuron that follows.
+    """
+
+    def __init__(self, features: int, branches: int = 1, v_threshold: float = 1.0, eps: float = 1e-5) -> None:
+        super().__init__(features, branches, eps)
+        self.v_threshold, self.eta = v_threshold, 1 / math.sqrt(branches)
+
+    def forward(self, input: Tensor) -> Tensor:
+        # γ is applied behind η·θ, so weight decay and learning rate act on γ alone; the bias ξ is not scaled.
+        self._check_input_dim(input)
+        gain = self.weight * (self.eta * self.v_threshold)
+        if self.training:
+            self.num_batches_tracked += 1
+        momentum = 0.0 if self.momentum is None else self.momentum
+        return F.batch_norm(
+            input, self.running_mean, self.running_var, gain, self.bias, self.training, momentum, self.eps
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, v_threshold={self.v_threshold}, eta={self.eta:.4g}"
+
+
+class TEBN(nn.Module):
+    """Temporal effective batch norm: batch norm, then a learned factor per time step (Duan et al. 2022).
+
+    One step is not like the next, so no graph holds it: the tracer refuses it by name.
+
+    Args:
+        features: C.
+        branches: not used.
+        time_steps: T.
+    """
+
+    def __init__(self, features: int, branches: int = 1, *, time_steps: int) -> None:
+        super().__init__()
+        self.norm = BatchNorm(features, branches)
+        self.p = Parameter(self.norm.weight.new_ones(time_steps))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[T·N, C, ...], steps outermost → the same shape."""
+        steps = self.norm(x).unflatten(0, (len(self.p), -1))
+        return (steps * self.p.reshape(-1, *(1,) * x.ndim)).flatten(0, 1)

@@ -1,0 +1,163 @@
+"""Choices, one per population → the Program."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from snn2chip.ir.graph import Edge, Node, in_order
+from snn2chip.ir.layers import Linear, Neuron, Readout, Rescale
+from snn2chip.ir.program import Format, LayerQuantization, PassRecord, Program
+from snn2chip.quantize.groups import Group
+from snn2chip.quantize.host import head
+from snn2chip.quantize.neuron import APPROXIMATIONS, on_fixed_core, strict_where_equal
+from snn2chip.quantize.record import record
+from snn2chip.quantize.search import Quantized
+from snn2chip.quantize.setting import HOST_BITS, Setting, bias_of
+
+
+@dataclass
+class _Made:
+    """The Program as far as it is made."""
+
+    nodes: dict[str, Node]
+    formats: dict[str, Format]
+    worth: dict[str, float]
+    records: list[LayerQuantization]
+    notes: list[str]
+
+    def port_worth(self, edge: Edge) -> float:
+        """The float value of one unit of what an edge carries."""
+        return self.worth[edge.source] if edge.port == "out" else self.formats[f"{edge.source}.{edge.port}"].scale
+
+
+def assembled(
+    setting: Setting,
+    choices: Mapping[str, Quantized],
+    approximate: Collection[str] = (),
+    passes: Iterable[PassRecord] = (),
+) -> Program:
+    """The Program with these choices, one per population; what is left after the populations is the host's.
+
+    Args:
+        setting: the float network.
+        choices: population → how it is quantized.
+        approximate: what a fixed neuron may do differently, by name.
+        passes: what was done before, to be kept with the Program.
+
+    Raises:
+        S2CError: the chip's neuron cannot do what a population needs, and that was not allowed by name.
+    """
+    graph = setting.graph
+    made = _Made({}, {graph.input.name: setting.input_format}, dict(setting.worth), [], [])
+    for group in setting.groups:
+        _add_population(made, setting, group, choices[group.population.name], approximate)
+    scale = 1.0
+    for node in graph:
+        if node.name in made.nodes:
+            continue
+        if node.layer.synaptic:
+            _add_head(made, node)
+        elif isinstance(node.layer, Readout):
+            worth = made.port_worth(node.inputs[0])
+            mean = node.layer.how == "mean"
+            scale = worth / setting.steps if mean else worth
+            made.nodes[node.name] = dataclasses.replace(
+                node, layer=Readout("sum") if mean else node.layer, placement="host"
+            )
+        elif node.name == graph.output.name:
+            if not isinstance(graph[node.inputs[0].source].layer, Readout):
+                scale = made.port_worth(node.inputs[0])
+            made.nodes[node.name] = dataclasses.replace(node, placement="host")
+        else:
+            made.nodes[node.name] = node
+    return Program(
+        nodes=in_order(made.nodes[name] for node in graph for name in _names(node.name) if name in made.nodes),
+        time_steps=graph.time_steps,
+        coding=graph.coding,
+        target=setting.target,
+        formats=dict(sorted(made.formats.items())),
+        output_scale=np.asarray(scale, dtype=np.float64),
+        passes=tuple(passes),
+        quantization=tuple(made.records),
+        notes=tuple(made.notes),
+        options={
+            "weight_bits": setting.bits,
+            "encoder": setting.encoder,
+            "approximate": ",".join(sorted(approximate)),
+            "calibration_samples": len(setting.data),
+        },
+        origin=graph.origin,
+    ).verify()
+
+
+def _add_population(made: _Made, setting: Setting, group: Group, best: Quantized, approximate: Collection[str]) -> None:
+    node, target = group.population, setting.target
+    arithmetic = target.arithmetic
+    model = node.layer.model  # type: ignore[attr-defined]
+    neuron, edges = best.neuron, node.inputs
+    if best.proved:
+        neuron = strict_where_equal(neuron, arithmetic)
+    if not target.limits.custom_neurons:
+        neuron, used = on_fixed_core(neuron, node.where(), approximate, target.limits, arithmetic)
+        made.notes += [f"{node.name}: {APPROXIMATIONS[name]} (--approximate {name})" for name in used]
+    if best.host is not None:
+        (synapse,) = group.synapses
+        rescale = _names(synapse.name)[1]
+        edges = (Edge(rescale),)
+        worth = setting.worth[synapse.inputs[0].source]
+        made.nodes[synapse.name] = dataclasses.replace(synapse, layer=best.host.layer, placement="host")
+        made.nodes[rescale] = Node(rescale, Rescale(best.host.shift), (Edge(synapse.name),), synapse.source, "host")
+        made.formats[f"{synapse.name}.weight"] = Format(
+            HOST_BITS, True, best.unit / 2.0**best.host.shift / worth, overflow="error"
+        )
+        bits = arithmetic.current_bits - arithmetic.input_shift
+        made.formats[rescale] = Format(bits, True, best.unit, overflow="error", rounding="nearest")
+    else:
+        for synapse in group.synapses:
+            float_layer = cast(Linear, synapse.layer)
+            layer = dataclasses.replace(float_layer, weight=best.weights[synapse.name], bias=None)
+            made.nodes[synapse.name] = dataclasses.replace(synapse, layer=layer)
+            # Even mantissas: one bit wider than the number of weights they tell apart.
+            made.formats[f"{synapse.name}.weight"] = Format(
+                target.weights.bits + 1,
+                True,
+                best.unit / setting.worth[synapse.inputs[0].source],
+                best.exponents[synapse.name],
+                overflow="error",
+            )
+    made.nodes[node.name] = dataclasses.replace(node, layer=Neuron(neuron), inputs=edges)
+    fine = best.unit / (1 << arithmetic.input_shift)
+    gain = float(np.mean(model.input_gain))
+    made.formats[f"{node.name}.u"] = Format(
+        arithmetic.current_bits, True, fine, 0, arithmetic.current_overflow, arithmetic.decay_rounding
+    )
+    made.formats[f"{node.name}.v"] = Format(
+        arithmetic.voltage_bits,
+        True,
+        gain * fine,
+        0,
+        arithmetic.voltage_overflow,
+        arithmetic.decay_rounding,
+    )
+    if model.integrates_only:
+        made.worth[node.name] = gain * fine
+    made.records.append(record(group, bias_of(group), best, target))
+
+
+def _names(name: str) -> tuple[str, str]:
+    """A graph node's name, and that of the shift that follows it where the host computes it."""
+    return name, f"{name}.rescale"
+
+
+def _add_head(made: _Made, node: Node) -> None:
+    """A synaptic layer after the last population: the host multiplies, in its own width."""
+    worth = made.port_worth(node.inputs[0])
+    layer, scale = head(cast(Linear, node.layer), worth)
+    made.nodes[node.name] = dataclasses.replace(node, layer=layer, placement="host")
+    made.formats[f"{node.name}.weight"] = Format(HOST_BITS, True, scale, overflow="error")
+    made.worth[node.name] = scale * worth

@@ -47,6 +47,10 @@ from snn2chip.errors import EXIT_FAILURE, UsageError
 @click.option("--reset-timing", type=click.Choice(["same", "gate", "next"]), help="When, for a .nir model.")
 @click.option("--fire", type=click.Choice([">", ">="]), help="The fire test, for a .nir model.")
 @click.option(
+    "--states", multiple=True, metavar="IN=OUT", help="A state of an .onnx model of one step: input=output. Repeatable."
+)
+@click.option("--start", type=float, help="The states at the start of a sample, for an .onnx model of one step.")
+@click.option(
     "--readout",
     type=click.Choice(["sum", "mean", "last", "max", "none"]),
     help="What becomes of the T outputs, where the model does not say.",
@@ -70,7 +74,7 @@ def command(
 ) -> int:
     """Compile MODEL and leave model.nir, model.net, lava/, the report and a manifest in a folder.
 
-    MODEL is file.py:function or package.module:function, or a .nir file of another tool. The function takes no
+    MODEL is file.py:function or package.module:function, or a .nir or .onnx file of another tool. The function takes no
     argument and returns a torch module, a pair (module, run) where run(module, x) runs one batch, or a mapping with the
     keys model, run, example and time_steps.
     """
@@ -79,7 +83,8 @@ def command(
     from snn2chip.cli.models import file_digest
     from snn2chip.cli.user_code import blamed
 
-    of_file = {key: options.pop(key) for key in ("dt", "reset", "reset_timing", "fire", "readout")}
+    of_file = {key: options.pop(key) for key in ("dt", "reset", "reset_timing", "fire", "readout", "start")}
+    of_file["states"] = _pairs(options.pop("states"))
     seed_everything(seed)
     tested = None if data is None else load_data(data)
     calibrating = _calibration(calibration, tested)
@@ -132,6 +137,14 @@ def _calibration(spec: str | None, tested: Data | None) -> Data:
     return Data(tested.x[:_FROM_DATA], None, tested.sha256)
 
 
+def _pairs(states: tuple[str, ...]) -> dict[str, str] | None:
+    """State input → output, from IN=OUT; None where nothing is given."""
+    for pair in states:
+        if pair.count("=") != 1 or pair.startswith("=") or pair.endswith("="):
+            raise UsageError(f"--states {pair!r} names no pair", fix="give input=output, e.g. --states mem_in=mem_out")
+    return dict(pair.split("=") for pair in states) or None
+
+
 def _network(
     model: str, weights: str | None, time_steps: int | None, of_file: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
@@ -140,12 +153,13 @@ def _network(
     from snn2chip.cli.models import load_model, require_model
 
     given = {key: value for key, value in of_file.items() if value is not None}
-    if model.endswith(".nir"):
+    if model.endswith((".nir", ".onnx")):
         if weights is not None:
-            raise UsageError("a .nir file has its weights inside", fix="leave out --weights")
+            raise UsageError(f"a {Path(model).suffix} file has its weights inside", fix="leave out --weights")
         return load_graph(model, time_steps=time_steps, **given), {}
     if foreign := [f"--{key.replace('_', '-')}" for key in given if key not in ("dt", "readout")]:
-        raise UsageError(f"{', '.join(foreign)} is for .nir models", fix="a torch model says this itself")
+        kind = ".onnx" if given.keys() & {"states", "start"} else ".nir"
+        raise UsageError(f"{', '.join(foreign)} is for {kind} models", fix="a torch model says this itself")
     require_model(model)
     network, traced = load_model(model, weights)
     return network, {**traced, **given}

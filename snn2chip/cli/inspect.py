@@ -46,7 +46,7 @@ def _load(path: str, dt: float | None, reset: str | None) -> Network:
         return load_program(path)
     from snn2chip.frontend.load import load_graph
 
-    return load_graph(path, dt=dt, reset=reset)  # type: ignore[arg-type]
+    return load_graph(path, dt=dt, reset=reset)
 
 
 def _as_json(network: Network, cores: bool) -> dict[str, Any]:

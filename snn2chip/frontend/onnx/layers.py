@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -134,7 +134,7 @@ def _gemm(r: _Reader) -> Converted:
     bias = None
     if r.given(2):
         bias = r.constant(2, "bias")
-        bias = np.broadcast_to(bias if beta == 1 else beta * bias, (1, weight.shape[0]))[0]
+        bias = np.broadcast_to(bias if beta == 1 else beta * bias, (1, weight.shape[0]))[0].copy()
     return r.one(L.Linear(weight, bias))
 
 
@@ -245,8 +245,7 @@ def with_constant(layer: L.Layer, constant: Array, shape: Shape) -> L.Layer | No
     if added is None:
         return None
     bias = added if layer.bias is None else layer.bias + added
-    fields = {name: getattr(layer, name) for name in layer.__dataclass_fields__}
-    return cast(L.Layer, type(layer)(**{**fields, "bias": bias}))
+    return replace(layer, bias=bias)
 
 
 def shifted(constant: Array, shape: Shape) -> L.Layer | None:
@@ -262,7 +261,7 @@ def per_entry(constant: Array, shape: Shape, axis: int) -> Array | None:
     """A constant that broadcasts to ``shape`` as one number per entry of ``axis``, or None."""
     full = np.broadcast_to(unbatched(constant, shape), shape)
     along = np.moveaxis(full, axis, 0).reshape(shape[axis], -1)
-    return np.ascontiguousarray(along[:, 0]) if (along == along[:, :1]).all() else None
+    return np.array(along[:, 0]) if (along == along[:, :1]).all() else None
 
 
 def unbatched(constant: Array, shape: Shape) -> Array:

@@ -202,7 +202,7 @@ def _start_value(start: Start | None, name: str, shape: tuple[int | None, ...]) 
     array = np.asarray(value, dtype=np.float32)
     size: Shape = tuple(n or 1 for n in shape)
     try:
-        full = np.broadcast_to(array, size)
+        full = np.broadcast_to(array, size).copy()
     except ValueError:
         raise UsageError(
             f"start for {name} has shape {array.shape}", why=f"the state of one sample has shape {size}"

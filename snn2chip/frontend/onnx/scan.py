@@ -20,6 +20,8 @@ from snn2chip.ir.layers import Array
 # Size of an axis of any size in the run that shows shapes: told apart from axes of length 1.
 _ANY = 3
 _SAME = ("Identity", "Cast")
+# Stands for time in a list of axes.
+_TIME = -1
 _REDUCTIONS = {"ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "max"}
 
 
@@ -170,61 +172,62 @@ class _Outer:
         return tensor in self.shapes and axis == 0 and order == sorted(order) and shape == out[1:]
 
     def _exit(self, output: str, names_out: list[str]) -> tuple[str, str]:
-        """The step's tensor and the read-out: walked back from the model's output."""
-        readout, tensor = "none", output
+        """The step's tensor and the read-out: what happens to the axes between the Scan and the model's output."""
+        way, tensor = [], output
         while (op := self.producers.get(tensor)) is not None and op is not self.scan:
-            rank = self.values[op.inputs[0]].ndim
-            if op.kind in _SAME:
-                pass
-            elif readout == "none" and op.kind in _REDUCTIONS and (axis := self._reduced(op)) is not None:
-                readout, wanted = _REDUCTIONS[op.kind], axis % rank
-                self._require_time(op, wanted)
-            elif readout == "none" and op.kind in ("Gather", "Slice") and (axis := self._last(op)) is not None:
-                readout = "last"
-                self._require_time(op, axis % rank)
-            elif op.kind == "Squeeze" and readout == "last":
-                pass
-            else:
-                raise S2CError(
-                    f"{op.kind} works on the outputs of all time steps",
-                    where=op.where,
-                    why="behind the loop come only a mean, sum or maximum over time, or the last step",
-                    fix="move it into the loop; a linear layer may as well come before the mean",
-                )
+            way.append(op)
             tensor = op.inputs[0]
         if op is None:
             raise S2CError("the output does not come from the loop", where=output)
         position = op.outputs.index(tensor)
+        rank = self.values[tensor].ndim
         if position < self.state_count:
-            return names_out[position], "last"
+            axes, readout = list(range(rank)), "last"
+        else:
+            given = self.scan.attributes.get("scan_output_axes", ())
+            time = (given[position - self.state_count] if given else 0) % rank
+            axes = list(range(rank - 1))
+            axes.insert(time, _TIME)
+            readout = "none"
+        for op in reversed(way):
+            axes, readout = self._behind(op, axes, readout)
+        kept = [axis for axis in axes if axis != _TIME]
+        if kept != sorted(kept):
+            raise S2CError("the axes of the output are reordered behind the loop", fix="reorder them in the loop")
         return names_out[position], readout
 
-    def _require_time(self, op: Op, axis: int) -> None:
-        source = op.inputs[0]
-        while self.producers[source] is not self.scan:
-            source = self.producers[source].inputs[0]
-        position = self.scan.outputs.index(source) - self.state_count
-        axes = self.scan.attributes.get("scan_output_axes", ())
-        time = (axes[position] if axes else 0) % self.values[source].ndim
-        if axis != time:
-            raise S2CError(f"{op.kind} over axis {axis} is not over time, which is axis {time}", where=op.where)
+    def _behind(self, op: Op, axes: list[int], readout: str) -> tuple[list[int], str]:
+        """What an operator behind the loop makes of the axes (``_TIME`` marks time) and of the read-out."""
+        without = [axis for axis in axes if axis != _TIME]
+        if op.kind in _SAME:
+            return axes, readout
+        if op.kind == "Transpose":
+            order = op.attributes.get("perm", list(reversed(range(len(axes)))))
+            return [axes[i] for i in order], readout
+        if op.kind in _REDUCTIONS and readout == "none":
+            reduced = self._numbers(op, 1, "axes")
+            if len(reduced) == 1 and axes[reduced[0]] == _TIME and not op.attributes.get("keepdims", 1):
+                return without, _REDUCTIONS[op.kind]
+        if op.kind in ("Gather", "Slice") and readout == "none" and self._takes_last(op, axes):
+            dropped = op.kind == "Gather" and self.values[op.inputs[1]].ndim == 0
+            return (without if dropped else axes), "last"
+        if op.kind == "Squeeze" and readout == "last" and [axes[i] for i in self._numbers(op, 1, "axes")] == [_TIME]:
+            return without, readout
+        raise S2CError(
+            f"{op.kind} works on the outputs of all time steps",
+            where=op.where,
+            why="behind the loop come only a mean, sum or maximum over time, or the last step",
+            fix="move it into the loop; a linear layer may as well come before the mean",
+        )
 
-    def _reduced(self, op: Op) -> int | None:
-        """The one axis that is reduced and vanishes."""
-        axes = self._numbers(op, 1, "axes")
-        return axes[0] if len(axes) == 1 and not op.attributes.get("keepdims", 1) else None
-
-    def _last(self, op: Op) -> int | None:
-        """The axis of which the last entry is taken."""
-        if op.kind == "Gather":
-            axis = int(op.attributes.get("axis", 0))
-            size = self.values[op.inputs[0]].shape[axis]
-            return axis if self._numbers(op, 1, "") in ([-1], [size - 1]) else None
-        axes = self._numbers(op, 3, "axes") or [0]
-        size = self.values[op.inputs[0]].shape[axes[0]]
-        begins, ends = self._numbers(op, 1, "starts"), self._numbers(op, 2, "ends")
-        last = begins in ([-1], [size - 1]) and len(ends) == 1 and ends[0] >= size
-        return axes[0] if last and len(axes) == 1 else None
+    def _takes_last(self, op: Op, axes: list[int]) -> bool:
+        """Whether a selection takes the last step and nothing else."""
+        gathers = op.kind == "Gather"
+        axis = int(op.attributes.get("axis", 0)) if gathers else (self._numbers(op, 3, "axes") or [0])[0]
+        size = self.values[op.inputs[0]].shape[axis]
+        first = self._numbers(op, 1, "starts")
+        last = first in ([-1], [size - 1])
+        return axes[axis] == _TIME and last and (gathers or self._numbers(op, 2, "ends")[0] >= size)
 
     def _numbers(self, op: Op, position: int, attribute: str) -> list[int]:
         if len(op.inputs) > position and op.inputs[position] in self.fixed:

@@ -78,7 +78,9 @@ def _source(proto: Any) -> Source:
         scopes = ast.literal_eval(noted["pkg.torch.onnx.name_scopes"])
         module = next((scope for scope in reversed(scopes[:-1]) if scope), "")
     elif proto.name.startswith("/"):
-        module = ".".join(proto.name.strip("/").split("/")[:-1])
+        # An entry of a list of modules carries the path of the list: "/b.0/b.0.1/Conv" is in b.0.1.
+        for scope in proto.name.strip("/").split("/")[:-1]:
+            module = scope if scope.startswith(f"{module}.") else ".".join(filter(None, (module, scope)))
     places = re.findall(r'File "([^"]+)", line (\d+)', noted.get("pkg.torch.onnx.stack_trace", ""))
     if places:
         file, line = places[0][0], int(places[0][1])
@@ -136,7 +138,7 @@ class Step:
         for op in self.ops:
             fixed = op.kind in ("Shape", "Size") or all(not name or name in self.constants for name in op.inputs)
             if fixed and not _RANDOM.search(op.kind):
-                self.constants |= {name: np.asarray(values[name]) for name in op.outputs if name}
+                self.constants |= {name: np.array(values[name]) for name in op.outputs if name}
 
     def shape(self, tensor: str) -> Shape:
         """Shape of one sample.

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.elements import Elements, Pattern, Signal
-from snn2chip.ir.graph import Edge, Node, Source
+from snn2chip.ir.graph import Edge, Node, Port, Source
 from snn2chip.ir.layers import Array, Concat, Flatten, Layer, Neuron, Permute, Reshape
 
 
@@ -42,6 +43,7 @@ class Builder:
         source: Source,
         operation: str,
         timed: bool | None = None,
+        delay: int = 0,
     ) -> Signal:
         """The output of ``layer`` on these inputs; the node is made when it is first asked for.
 
@@ -49,13 +51,14 @@ class Builder:
             key: what tells this layer from others of its class with the same inputs.
             operation: name of the operation, for layers without a module of their own.
             timed: whether the output differs from step to step, where the inputs don't tell.
+            delay: steps by which the inputs arrive late.
         """
         # The same view of the same signal is one node, whoever asks for it.
         moves = isinstance(layer, (Flatten, Reshape, Permute))
         full = (type(layer), *(() if moves else (source.module, operation)), key, tuple(inputs))
         if full not in self._signals:
             name = self._name(source.module, operation, moves, isinstance(layer, Neuron))
-            edges = tuple(Edge(signal.name, port=signal.port) for signal in inputs)
+            edges = tuple(Edge(signal.name, delay, port=signal.port) for signal in inputs)  # type: ignore[arg-type]
             node = Node(name, layer, edges, source)
             try:
                 shape = layer.output_shape(*(signal.shape for signal in inputs))
@@ -66,7 +69,14 @@ class Builder:
             self._signals[full] = self.elements.add(signal)
         return self._signals[full]
 
-    def port(self, of: Signal, port: Any) -> Signal:
+    def feed_back(self, population: Signal, layer: Layer, source: Source, delay: int) -> None:
+        """Let a population's spikes come back to it through ``layer``, ``delay`` steps later."""
+        name = self._name(source.module, "", moves=False, neuron=False)
+        self.nodes[name] = Node(name, layer, (Edge(population.name, delay, recurrent=True),), source)
+        node = self.nodes[population.name]
+        self.nodes[node.name] = replace(node, inputs=(*node.inputs, Edge(name)))
+
+    def port(self, of: Signal, port: str) -> Signal:
         """Another output of a neuron's node."""
         key = (of, port)
         if key not in self._signals:
@@ -95,6 +105,12 @@ class Builder:
         if len(found) > 1:
             return self._joined(pattern, source, operation)
         signal = self.elements.signals[int(found[0])]
+        if signal.port not in get_args(Port):
+            raise S2CError(
+                f"the model reads the state {signal.port!r} of {signal.name}",
+                where=str(source),
+                why="only its spikes and its membrane are outputs of a graph's neuron",
+            )
         pieces = _affine_pieces(pattern.position)
         order = sorted(range(len(pieces)), key=lambda i: -pieces[i][1])
         sizes = [pieces[i][0] for i in order]

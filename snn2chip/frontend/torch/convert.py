@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from snn2chip.frontend.torch.elements import CONSTANT, STATIC, Elements, Rows, S
 from snn2chip.frontend.torch.operations import translate
 from snn2chip.frontend.torch.opnames import only_moves
 from snn2chip.frontend.torch.recorder import Call, Recording, Ref
-from snn2chip.ir.graph import Coding, Edge, Graph, Node, Source, in_order
+from snn2chip.ir.graph import Coding, Edge, Graph, Node, Port, Source, in_order
 from snn2chip.ir.layers import Array, Delay, Input, Neuron, Output, Readout, Scale
 from snn2chip.neurons.base import FloatNeuron
 
@@ -150,7 +150,7 @@ class _Conversion:
         source = next((a for a in (*call.args, *call.kwargs.values()) if isinstance(a, Ref)), None)
         if source is None or not source.call.depends_on_data:
             raise S2CError("a neuron is fed a constant", where=str(call.source))
-        ids = self.context.value(source, call)
+        ids = cell.unfolded(self.context.value(source, call))
         if cell.time_axis is None:
             out, found, first = self._stepped(call, cell, ids)
         else:
@@ -171,7 +171,7 @@ class _Conversion:
                 why="its state would be shared by two places of the network, or T is not what was said",
                 fix="give every place a neuron module of its own, or correct time_steps",
             )
-        found = self.context.rows(call, [ids], 0)
+        found = self._rows(call, cell, ids)
         signal = self._expect(call, found, step)
         if step == 0:
             out = self._population(call, signal, self._started(call, cell), "")
@@ -202,14 +202,30 @@ class _Conversion:
                 why="the second place would start from the state the first one left",
                 fix="give every place a neuron module of its own",
             )
-        found = [self.context.rows(call, [part.contiguous()], 0) for part in ids.unbind(cell.time_axis)]
+        found = [self._rows(call, cell, part.contiguous()) for part in ids.unbind(cell.time_axis)]
         signals = [self._expect(call, rows, step) for step, rows in enumerate(found)]
         if any(signal is not signals[0] for signal in signals):
             raise S2CError("the network is not the same at every step", where=str(call.source))
-        return self._population(call, signals[0], cell.model, call.index), found, 0
+        return self._population(call, signals[0], self._started(call, cell), call.index), found, 0
+
+    def _rows(self, call: Call, cell: Cell, ids: Tensor) -> Rows:
+        """Rows of one step's input; a synapse inside the module changes its last axis."""
+        return self.context.rows(call, [ids], 0 if cell.feed is None else 1)
 
     def _population(self, call: Call, fed: Signal, model: FloatNeuron, key: Any) -> Signal:
-        return self.builder.add(Neuron(model), [fed], key, call.source, call.name, timed=True)
+        """The neuron's node, with the synapses inside the module."""
+        cell = self.cells[call.module]
+
+        def inner(name: str) -> Source:
+            return replace(call.source, module=f"{call.module}.{name}")
+
+        if cell.feed is not None:
+            fed = self.builder.add(cell.feed.layer(fed.shape), [fed], key, inner(cell.feed.name), "")
+        out = self.builder.add(Neuron(model), [fed], key, call.source, call.name, timed=True, delay=cell.input_delay)
+        if cell.feedback is not None:
+            layer = cell.feedback.layer(out.shape)
+            self.builder.feed_back(out, layer, inner(cell.feedback.name), 1 + cell.input_delay)
+        return out
 
     def _delayed(self, out: Signal, port: str, cell: Cell) -> Signal:
         """An output of a population, as late as the module gives it."""
@@ -241,30 +257,45 @@ class _Conversion:
 
     def _started(self, call: Call, cell: Cell) -> FloatNeuron:
         """The neuron with the membrane it is handed at the first step."""
+        model = cell.model
+        membrane = "out" if model.integrates_only else "v"
         for ref, port in self._handed(call, cell):
             value = ref.call.values[ref.out]
             if ref.call.depends_on_data:
                 raise S2CError("a neuron starts from a state computed from the data", where=str(call.source))
-            if not value.numel() or not bool((value != 0).any()):
+            start = getattr(model, "v_start", np.zeros(())) if port in ("v", membrane) else np.zeros(())
+            # Empty: the library's word for no state yet.
+            if not value.numel() or not (as_array(value) != start).any():
                 continue
-            if port != "v" or bool((value != value[:1]).any()):
+            if value.ndim and bool((value != value[:1]).any()):
                 raise S2CError(
                     "a neuron starts from a state that differs from sample to sample", where=str(call.source)
                 )
-            if not hasattr(cell.model, "v_start"):
-                raise S2CError(f"a {cell.model.kind} neuron starts from a state of its own", where=str(call.source))
-            return replace(cell.model, v_start=as_array(value[0]))  # type: ignore[call-arg]
-        return cell.model
+            if port not in ("v", membrane) or not hasattr(model, "v_start"):
+                raise S2CError(
+                    f"a {model.kind} neuron starts from a state {port!r} that is not zero", where=str(call.source)
+                )
+            model = replace(model, v_start=as_array(value[0] if value.ndim else value))  # type: ignore[call-arg]
+        return model
 
     def _handed(self, call: Call, cell: Cell) -> list[tuple[Ref, Any]]:
         """The states a neuron is called with."""
-        flat = [leaf for leaf in pytree.tree_leaves(call.args[1:]) if isinstance(leaf, Ref)]
+        tuples = [v for k, v in call.kwargs.items() if k not in cell.keywords and not isinstance(v, Ref)]
+        flat = [leaf for leaf in pytree.tree_leaves((call.args[1:], tuples)) if isinstance(leaf, Ref)]
         named = [(v, cell.keywords[k]) for k, v in call.kwargs.items() if k in cell.keywords and isinstance(v, Ref)]
         return [*zip(flat, cell.states, strict=False), *named]
 
     def _check_states(self, call: Call, cell: Cell, out: Signal) -> None:
         """What is handed in at step t must be what came out at step t−1, untouched."""
-        for ref, port in self._handed(call, cell) if call.index else ():
+        handed = self._handed(call, cell) if call.index else []
+        if call.index and not cell.carries and len(handed) < len(cell.states):
+            raise S2CError(
+                "a neuron is called without the state of the step before",
+                where=str(call.source),
+                why=f"{call.module} keeps no state itself: it starts anew at step {call.index}",
+                fix="hand it the state it returned: out, state = neuron(x, state)",
+            )
+        for ref, port in handed:
             ids = self.context.value(ref, call) if ref.call.depends_on_data else torch.full((), CONSTANT)
             whole = ids.numel() == self.batch * out.size and not bool((ids < 0).any())
             which, t, _, _ = self.elements.read(ids.clamp(min=0).contiguous())
@@ -292,11 +323,13 @@ class _Conversion:
         parts = []
         for step, rows in enumerate(found, first):
             ids = self.elements.ids(signal, torch.full_like(rows.n, step), rows.n)
-            parts.append(rows.put_back(ids.reshape(len(rows.n), *rows.lead)))
+            parts.append(rows.put_back(ids.reshape(len(rows.n), *rows.lead, *out.shape[len(rows.lead) :])))
         # A loop inside the module returns its spikes for every step but may leave its membrane for the last only.
-        if cell.time_axis is not None and value.ndim > parts[0].ndim:
-            parts = [torch.stack(parts, cell.time_axis)]
-        return parts[-1] if parts[-1].shape == value.shape else None
+        possible = parts[-1:]
+        if cell.time_axis is not None:
+            every = torch.stack(parts, cell.time_axis)
+            possible.insert(0, every if cell.folded is None else every.flatten(0, 1))
+        return next((ids for ids in possible if ids.shape == value.shape), None)
 
     # ------------------------------------------------------------------ read-out
 
@@ -311,7 +344,7 @@ class _Conversion:
         signal = self.context.signal(found.patterns[0], end)
         how, signal = self._how(signal, found, end, readout)
         nodes = list(self.builder.nodes.values())
-        edge = Edge(signal.name, port=signal.port)
+        edge = Edge(signal.name, port=signal.port)  # type: ignore[arg-type]
         taken = {node.name for node in nodes} | {"readout", "output"} & {p for p, _ in self.model.named_modules()}
         if how is not None:
             name = "readout" if "readout" not in taken else "readout_"
@@ -400,7 +433,7 @@ class _Conversion:
                 continue
             which, t, n, position = (x.reshape(-1) for x in self.elements.read(ids.contiguous()))
             signal = self.elements.signals[int(which[0])]
-            if signal.name not in populations:
+            if signal.name not in populations or signal.port not in get_args(Port):
                 continue
             shape = (self.batch, self.steps, signal.size)
             values = found.setdefault((signal.name, signal.port), np.full(shape, np.nan, dtype=np.float32))

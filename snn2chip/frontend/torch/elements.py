@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from snn2chip.errors import S2CError
-from snn2chip.ir.graph import Port
 from snn2chip.ir.layers import Shape
 
 STATIC = -1
@@ -29,13 +28,14 @@ class Signal:
 
     Args:
         timed: it differs from step to step; else it is the same at every step.
+        port: a :data:`snn2chip.ir.graph.Port`, or a state that a neuron module keeps to itself.
         over_time: for what was combined over time, {signal: coefficient per step}, or the signal whose maximum it is.
     """
 
     name: str
     shape: Shape
     timed: bool
-    port: Port = "out"
+    port: str = "out"
     over_time: dict[Signal, tuple[float, ...]] | Signal | None = None
     base: int = field(default=0, init=False)
     index: int = field(default=0, init=False)

@@ -122,7 +122,7 @@ def _judged(seen: Mapping[str, _Seen]) -> Survey:
         if cell.time_axis is None:
             found.calls[path] = entry.calls
         else:
-            found.loops[path] = int(entry.args[0].shape[cell.time_axis])
+            found.loops[path] = int(cell.unfolded(entry.args[0]).shape[cell.time_axis])
     return found
 
 

@@ -16,7 +16,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from snn2chip.errors import S2CError, UsageError
-from snn2chip.frontend.torch.cells import Cell
+from snn2chip.frontend.torch.cells import Cell, library_of
 from snn2chip.frontend.torch.convert import ConversionError, How, Layout, Traced, convert
 from snn2chip.frontend.torch.gate import check_equal
 from snn2chip.frontend.torch.recorder import Recording, Ref, record
@@ -234,7 +234,13 @@ class Job:
         def loop(model: nn.Module, x: Tensor) -> Tensor:
             reset(model)
             frames = [x] * steps if layout.time_axis is None else x.unbind(layout.time_axis)
-            outputs = torch.stack([select(model(frame)) for frame in frames])
+            state: tuple[Any, ...] = ()
+            found = []
+            for frame in frames:
+                returned = model(frame, *state)
+                state = _state_to_hand_back(model, returned)
+                found.append(select(returned))
+            outputs = torch.stack(found)
             if how == "last":
                 return outputs[-1]
             combined: Tensor = outputs.amax(0) if how == "max" else getattr(outputs, how)(0)
@@ -339,6 +345,8 @@ class Job:
 
     def batch(self, layout: Layout) -> Tensor:
         """A few samples: at least two, so that the batch axis can be told from others."""
+        if any(cell.folded is not None and cell.folded[0] > 0 for cell in self.survey.cells.values()):
+            return self.x
         samples = layout.to_samples(self.x)
         if len(samples) == 1:
             samples = torch.cat([samples, samples.flip(-1)])
@@ -365,6 +373,8 @@ class Job:
                     why=f"it returns {_shape_of(out)}",
                     fix="correct output=",
                 ) from error
+        if _state_to_hand_back(self.model, out):
+            out = out[0]
         tensors = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
         if len(tensors) > 1:
             name = type(self.model).__name__
@@ -378,6 +388,12 @@ class Job:
                 fix="select a tensor of the output with output=",
             )
         return recording.output
+
+
+def _state_to_hand_back(model: nn.Module, out: Any) -> tuple[Any, ...]:
+    """The state in what a module of Norse returns, (output, state): its modules keep none themselves."""
+    threaded = library_of(model, "norse") is not None and isinstance(out, tuple) and len(out) == 2
+    return (out[1],) if threaded else ()
 
 
 def _shape_of(out: Any) -> str:

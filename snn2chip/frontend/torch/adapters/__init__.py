@@ -4,7 +4,7 @@ Classes are recognised by name; no library is imported here. To add a library: a
 ``reset(module)`` as in :class:`snn2chip.frontend.torch.cells.Adapter`, and its name below.
 """
 
-from snn2chip.frontend.torch.adapters import snntorch, spikingjelly, zoo
+from snn2chip.frontend.torch.adapters import lava, norse, sinabs, snntorch, spikingjelly, zoo
 from snn2chip.frontend.torch.cells import Adapter
 
-ADAPTERS: tuple[Adapter, ...] = (snntorch, spikingjelly, zoo)
+ADAPTERS: tuple[Adapter, ...] = (snntorch, spikingjelly, norse, sinabs, lava, zoo)

@@ -1,8 +1,12 @@
-"""snnTorch 1.0: Leaky, Lapicque and Synaptic.
+"""snnTorch 1.0: Leaky, Lapicque, Synaptic, and RLeaky and RSynaptic with every kind of recurrence.
 
 ``snntorch/_neurons/leaky.py``: the membrane fires where it is strictly above the threshold; "subtract" and "none" act
-on the
-sum of the next step, "zero" on the stored membrane before the next step's decay (Leaky) or on the sum (the others).
+on the sum of the next step, "zero" on the stored membrane before the next step's decay (Leaky) or on the sum (the
+others). ``rleaky.py``, ``rsynaptic.py``: the last spikes come back through ``recurrent``, beside the input.
+
+``reset_delay=False`` takes the reset back out of the next step and puts it behind the spike. For "zero" that is a reset
+in the same step. For "subtract" it is not: where the membrane stays above the threshold the next step fires from a
+lower one.
 """
 
 from __future__ import annotations
@@ -10,18 +14,25 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.adapters.probe import fire_test
-from snn2chip.frontend.torch.cells import Cell, library_of
+from snn2chip.frontend.torch.adapters.reading import array, changed, inside, one_to_one
+from snn2chip.frontend.torch.cells import Cell, Synapse, library_of
 from snn2chip.ir.layers import Array
 from snn2chip.neurons.base import ResetTiming
 from snn2chip.neurons.lif import LIF
 
 _BASE = "SpikingNeuron"
-_KNOWN = ("Leaky", "Lapicque", "Synaptic")
+# neuron → its states in the order it takes and returns them, by snnTorch's name and the graph's.
+_KNOWN = {
+    "Leaky": {"mem": "v"},
+    "Lapicque": {"mem": "v"},
+    "Synaptic": {"syn": "u", "mem": "v"},
+    "RLeaky": {"spk": "out", "mem": "v"},
+    "RSynaptic": {"spk": "out", "syn": "u", "mem": "v"},
+}
 
 
 def cell(module: nn.Module) -> Cell | None:
@@ -30,23 +41,37 @@ def cell(module: nn.Module) -> Cell | None:
     if name is None or not any(cls.__name__ == _BASE for cls in type(module).__mro__):
         return None
     n: Any = module
-    _refuse_features(n, name)
     mechanism = ("subtract", "zero", "none")[int(n.reset_mechanism_val)]
-    zero: ResetTiming = "gate" if name == "Leaky" else "next"
-    decay, gain = _lapicque(n) if name == "Lapicque" else (_array(n.beta.clamp(0, 1)), np.ones(()))
+    _refuse_features(n, name, mechanism)
+    decay, gain = _lapicque(n) if name == "Lapicque" else (array(n.beta.clamp(0, 1)), np.ones(()))
     model = LIF(
-        v_threshold=_array(n.threshold),
+        v_threshold=array(n.threshold),
         decay=decay,
         gain=gain,
-        current_decay=_array(n.alpha.clamp(0, 1)) if name == "Synaptic" else None,
+        current_decay=array(n.alpha.clamp(0, 1)) if "Synaptic" in name else None,
         fire=fire_test(n.spike_grad, f"snntorch {name}"),
         reset={"subtract": "soft", "zero": "hard", "none": "none"}[mechanism],  # type: ignore[arg-type]
-        reset_timing=zero if mechanism == "zero" else "next",
+        reset_timing=_timing(n, name, mechanism),
         spike_value=float(n.graded_spikes_factor),
     )
-    states = ("u", "v") if name == "Synaptic" else ("v",)
-    names = {"syn": "u", "mem": "v"} if name == "Synaptic" else {"mem": "v"}
-    return Cell(model, returns=("out", *states), states=states, keywords=names, attributes=names)  # type: ignore[arg-type]
+    states = _KNOWN[name]
+    order = tuple(states.values())
+    returns = order if "out" in order else ("out", *order)
+    return Cell(model, returns=returns, states=order, keywords=states, attributes=states, feedback=_recurrence(n, name))
+
+
+def _timing(n: Any, name: str, mechanism: str) -> ResetTiming:
+    if mechanism == "none" or not getattr(n, "reset_delay", True):
+        return "same"
+    return "gate" if name == "Leaky" and mechanism == "zero" else "next"
+
+
+def _recurrence(n: Any, name: str) -> Synapse | None:
+    if not name.startswith("R"):
+        return None
+    if n.all_to_all:
+        return inside("recurrent", n.recurrent, f"snntorch {name}")
+    return one_to_one("recurrent", n.recurrent.V)
 
 
 def reset(module: nn.Module) -> bool:
@@ -59,38 +84,31 @@ def reset(module: nn.Module) -> bool:
     return True
 
 
-def _refuse_features(n: Any, name: str) -> None:
+def _refuse_features(n: Any, name: str, mechanism: str) -> None:
     graded = getattr(n, "graded_spikes_factor", None)
+    late = getattr(n, "reset_delay", True)
+    positive = bool((array(n.threshold) > 0).all())
     found = {
         "inhibition=True": bool(getattr(n, "inhibition", False)),
         "state_quant": bool(getattr(n, "state_quant", False)),
-        "reset_delay=False": not getattr(n, "reset_delay", True),
+        "reset_delay=False with reset_mechanism='subtract'": not late and mechanism == "subtract",
+        "reset_delay=False with a threshold that is not positive": not late and mechanism == "zero" and not positive,
+        # It then computes a reset that it does not keep.
+        "reset_delay=False in RSynaptic": not late and name == "RSynaptic",
         "graded_spikes_factor per neuron": graded is not None and graded.numel() > 1,
         f"the neuron {name}": name not in _KNOWN,
-        f"the changed methods of {type(n).__name__}": _overrides(type(n)),
+        f"the changed methods of {type(n).__name__}": changed(n, "snntorch"),
     }
     wrong = [feature for feature, present in found.items() if present]
     if wrong:
         raise S2CError(
             f"snnTorch's {' and '.join(wrong)} cannot be represented exactly",
-            fix=f"use {', '.join(_KNOWN)} with reset_delay=True and without inhibition or state_quant, "
+            fix=f"use {', '.join(_KNOWN)} with reset_delay=True (or 'zero') and without inhibition or state_quant, "
             "or register_neuron(YourNeuron, to_lif)",
         )
-
-
-def _overrides(cls: type) -> bool:
-    """Whether a user's subclass changes what the library's class computes."""
-    own = [c for c in cls.__mro__ if c.__module__.split(".")[0] not in ("snntorch", "torch", "builtins")]
-    return any(callable(v) and k not in ("__init__", "extra_repr") for c in own for k, v in vars(c).items())
 
 
 def _lapicque(n: Any) -> tuple[Array, Array]:
     """``I·R·(1/(R·C))·Δt + (1 − Δt/(R·C))·U``."""
     rc = n.R * n.C
-    return _array(1 - n.time_step / rc), _array(n.R * (1 / rc) * n.time_step)
-
-
-def _array(value: torch.Tensor) -> Array:
-    """A parameter without its batch axis of one."""
-    array = torch.as_tensor(value).detach().cpu().double().numpy()
-    return array[0] if array.ndim > 1 and array.shape[0] == 1 else array
+    return array(1 - n.time_step / rc), array(n.R * (1 / rc) * n.time_step)

@@ -10,7 +10,13 @@ from snn2chip.ir.graph import Edge, in_order
 from snn2chip.ir.layers import Conv2d, Flatten, Input, Linear, Neuron, Output, Readout, Rescale
 from snn2chip.ir.program import Format, Program
 from snn2chip.ir.target import load_target
+from snn2chip.neurons.alif import ALIF
+from snn2chip.neurons.base import FloatNeuron
 from snn2chip.neurons.lif import IntegerLIF
+from snn2chip.neurons.lnm import LNM
+from snn2chip.neurons.qif import QIF
+from snn2chip.neurons.ternary import TernaryLIF
+from snn2chip.neurons.tpp import TPP
 from tests.networks import node
 
 A = np.asarray
@@ -79,6 +85,42 @@ def host_on_both_ends() -> tuple[Program, np.ndarray]:
     return program, rng.normal(size=(3, 1, 4, 6))
 
 
+def programmed() -> tuple[Program, np.ndarray]:
+    """Neurons that Lava does not have, spikes of both signs and a generator per neuron among them."""
+    rng = np.random.default_rng(4)
+    chip = load_target("loihi2")
+
+    def balanced(*shape: int) -> np.ndarray:
+        return 2 * rng.integers(-50, 51, shape)
+
+    def integers(model: FloatNeuron, *shape: int) -> Neuron:
+        bias = 0.05 * rng.normal(size=shape)
+        return Neuron(model.quantized(bias, 1 / 80, chip.limits, chip.arithmetic))
+
+    nodes = [
+        node("x", Input((2, 4, 5))),
+        node("conv", Conv2d(balanced(4, 2, 3, 3), None, (1, 1), (1, 0)), "x"),
+        node("ternary", integers(TernaryLIF(0.5, 0.7, reset="soft"), 4, 1, 1), "conv"),
+        node("pooled", Conv2d(balanced(3, 4, 2, 2)), "ternary"),
+        node("qif", integers(QIF(rng.uniform(0.3, 0.9, (3, 1, 1)), carries=True), 3, 1, 1), "pooled"),
+        node("flat", Flatten(), "qif"),
+        node("dense", Linear(balanced(9, 3 * 3 * 2)), "flat"),
+        node("lnm", integers(LNM(0.5, (0.1, -0.7, 0.2, -0.1), "added", None, squash=True), 9), "dense"),
+        node("back", Linear(balanced(7, 9)), "lnm"),
+        node("recurrent", Linear(balanced(7, 7)), Edge("alif", delay=1, recurrent=True)),
+        node("alif", integers(ALIF(0.5, 0.8, 0.9, 0.2, current_decay=0.5), 7), "back", "recurrent"),
+        node("gate", Linear(balanced(6, 7)), "alif"),
+        node("tpp", integers(TPP(0.7, 4, seed=3), 6), "gate"),
+        node("last", Linear(balanced(3, 6)), "tpp"),
+        node("gather", integers(TPP(np.inf, 4, seed=0, first=4), 3), "last"),
+        node("readout", Readout("last"), "gather"),
+        node("output", Output(), "readout"),
+    ]
+    formats = {"x": Format(1, False, 1.0, overflow="error")}
+    program = Program(in_order(nodes), 8, "steps", chip, formats, A(0.5)).verify()
+    return program, rng.integers(0, 2, (3, 8, 2, 4, 5))
+
+
 NETWORKS: dict[str, Callable[[], tuple[Program, np.ndarray]]] = {
-    f.__name__: f for f in (conv_then_dense, recurrent_soft_reset_with_delays, host_on_both_ends)
+    f.__name__: f for f in (conv_then_dense, recurrent_soft_reset_with_delays, host_on_both_ends, programmed)
 }

@@ -54,7 +54,7 @@ def test_nothing_but_processes_lies_where_lava_executes_every_file(tmp_path: Pat
     write_project(NETWORKS["conv_then_dense"]()[0], tmp_path / "lava")
     files = _tree(tmp_path / "lava")
     processes = {name for name in files if name.startswith("processes/")}
-    assert processes == {"processes/__init__.py", "processes/neuron.py", "processes/recorder.py"}
+    assert processes == {f"processes/{name}.py" for name in ("__init__", "neuron", "programmed", "recorder")}
     code = b"".join(text for name, text in files.items() if name.endswith(".py"))
     assert not re.search(rb"^\s*(from|import) snn2chip", code, re.MULTILINE)
     assert b"from ." not in b"".join(files[name] for name in processes)
@@ -72,16 +72,20 @@ def test_lavas_own_runtime_gives_the_engines_u_v_spikes_and_outputs(
     arguments = ["--input", "../x.npy", "--output", "../out.npz", "--record", "u,v,spikes"]
     runtime.run_python(["-c", _ALONE, *arguments], cwd=tmp_path / "lava", timeout=120)
     result = simulate(program, x, record=("u", "v", "spikes"))
+    recorded = {
+        node.name: ("u", "v") if node.layer.model.v_threshold is None else ("u", "v", "spikes")  # type: ignore[attr-defined]
+        for node in program.neurons
+    }
     with np.load(tmp_path / "out.npz") as out:
         assert set(out) == {"outputs", "outputs_int"} | {
-            f"{node.name}.{quantity}" for node in program.neurons for quantity in ("u", "v", "spikes")
+            f"{n}.{quantity}" for n, qs in recorded.items() for quantity in qs
         }
         np.testing.assert_array_equal(out["outputs_int"], result.outputs_int)
         np.testing.assert_array_equal(out["outputs"], result.outputs)
-        for node in program.neurons:
-            assert result[node.name].spikes.any(), f"{node.name} is silent: nothing would be compared"
-            for quantity in ("u", "v", "spikes"):
-                np.testing.assert_array_equal(out[f"{node.name}.{quantity}"], getattr(result[node.name], quantity))
+        for layer, quantities in recorded.items():
+            assert result[layer].spikes.any(), f"{layer} is silent: nothing would be compared"
+            for quantity in quantities:
+                np.testing.assert_array_equal(out[f"{layer}.{quantity}"], getattr(result[layer], quantity))
 
 
 @needs_lava

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,7 @@ from snn2chip.ir.layers import Array, Conv, Input, Neuron, Output, Readout, Shap
 from snn2chip.ir.program import Program
 from snn2chip.ir.schedule import depths
 from snn2chip.ir.structure import encode
-from snn2chip.neurons.base import Range
+from snn2chip.neurons.base import ProgrammedNeuron, Range
 from snn2chip.neurons.lif import IntegerLIF, parameters
 from snn2chip.quantize.overflow import ranges, sum_range
 
@@ -50,6 +49,11 @@ class Description:
 def lava_shape(shape: Shape) -> Shape:
     """Lava's order of axes, PyTorch's reversed: (W, H, C); (C, L) becomes (L, 1, C) for Lava's Conv."""
     return (shape[1], 1, shape[0]) if len(shape) == 2 else shape[::-1]
+
+
+def program_name(model: ProgrammedNeuron) -> str:
+    """What a project calls the file that holds a neuron's program: the module it comes from."""
+    return model.program[-1].__module__.rsplit(".", 1)[-1]
 
 
 def describe(program: Program, *, time_steps: int | None = None, power_of_two: bool = False) -> Description:
@@ -117,7 +121,7 @@ class _Writer:
 
     def _population(self, node: Node, arriving: Range) -> dict[str, Any]:
         model = node.layer.model  # type: ignore[attr-defined]
-        if not isinstance(model, IntegerLIF):
+        if not isinstance(model, IntegerLIF | ProgrammedNeuron):
             raise S2CError(f"no Lava process is known for a {node.layer.kind} neuron", where=node.where())
         largest = max(-arriving[0], arriving[1])
         if largest >= _MESSAGE_REACH:
@@ -127,31 +131,39 @@ class _Writer:
                 why="Lava carries 32-bit messages",
                 fix="quantize with fewer weight bits or a coarser input",
             )
-        shape = self.shapes[node.name]
-        arithmetic = self.program.target.arithmetic
+        shape, first = self.shapes[node.name], self.depth[node.name] + 1
         native, why = None, self._beyond_native(node)
-        if not why:
-            native, why = native_parameters(model, arithmetic, arriving, self.time_steps)
-        first = self.depth[node.name] + 1
+        if isinstance(model, ProgrammedNeuron):
+            why = f"Lava has no {model.kind} neuron"
+        elif not why:
+            native, why = native_parameters(model, self.program.target.arithmetic, arriving, self.time_steps)
         if native is not None:
             process = {"reset_interval": self.interval, "reset_offset": first % self.interval}
-            values: Mapping[str, Any] = native
+            kind, values = "LIFReset", native
         else:
             process = {"reset_interval": self.interval, "first_step": first, "window": self.time_steps}
-            values = parameters(model, arithmetic) | {
-                "v_start": 0 if model.v_start is None else model.v_start,
-            }
-            if values["threshold"] is None:
-                values = {**values, "threshold": 0, "fire": "never"}
+            kind, values = self._process(model, shape)
         stored = {key: self._parameter(f"{node.name}/{key}", value, shape) for key, value in values.items()}
         return {
-            "process": "IntegerLIF" if native is None else "LIFReset",
+            "process": kind,
             "reason": why,
             "depth": self.depth[node.name],
             "shape": list(shape),
             "integrates_only": model.v_threshold is None,
             "parameters": {"shape": list(lava_shape(shape)), **process, **stored},
         }
+
+    def _process(self, model: IntegerLIF | ProgrammedNeuron, shape: Shape) -> tuple[str, dict[str, Any]]:
+        """The process for what Lava's own LIF cannot express, and its parameters."""
+        if isinstance(model, IntegerLIF):
+            values = parameters(model, self.program.target.arithmetic)
+            values["v_start"] = 0 if model.v_start is None else model.v_start
+            if values["threshold"] is None:
+                values |= {"threshold": 0, "fire": "never"}
+            return "IntegerLIF", values
+        start = {name: value[0] for name, value in model.start((1, *shape)).items()}
+        values = model.parameters(self.program.target.arithmetic)
+        return "ProgrammedNeuron", {"program": program_name(model), "start": start, "values": values}
 
     def _beyond_native(self, node: Node) -> str:
         """Why the native neuron, whose only message is the spike and which never rests, won't do; or nothing."""
@@ -163,8 +175,12 @@ class _Writer:
         return ""
 
     def _parameter(self, name: str, value: Any, shape: Shape) -> Any:
-        if isinstance(value, str | int):
+        if value is None or isinstance(value, str | int):
             return value
+        if isinstance(value, tuple):
+            return [self._parameter(name, item, shape) for item in value]
+        if isinstance(value, dict):
+            return {key: self._parameter(f"{name}/{key}", item, shape) for key, item in value.items()}
         array = np.asarray(value)
         if array.size == 1 or (array == array.flat[0]).all():
             return int(array.flat[0])

@@ -5,17 +5,21 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
+from collections.abc import Callable
 from importlib import resources
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from snn2chip import errors, lava_compat
 from snn2chip.atomic import atomic_dir
-from snn2chip.emit.lava.description import Description, describe
+from snn2chip.emit.lava.description import Description, describe, program_name
 from snn2chip.ir import layers, structure
 from snn2chip.ir.program import Program
 from snn2chip.neurons import arithmetic
+from snn2chip.neurons.base import ProgrammedNeuron
 from snn2chip.neurons.lif import integer_step
 from snn2chip.simulate import ops
 
@@ -27,6 +31,7 @@ _PROJECT = (
     "host.py",
     "processes/__init__.py",
     "processes/neuron.py",
+    "processes/programmed.py",
     "processes/recorder.py",
 )
 # The project computes with the very lines that define the numbers here; only their imports are renamed.
@@ -52,7 +57,7 @@ from typing import Any
 
 import numpy as np
 
-from reference.arithmetic import decayed, fit
+from reference.arithmetic import {names}
 
 
 '''
@@ -81,7 +86,7 @@ def write_project(
     """
     description = describe(program, time_steps=time_steps, power_of_two=power_of_two)
     with atomic_dir(directory, marker=_MARKER) as folder:
-        for name, text in _files(description).items():
+        for name, text in {**_files(description), **_programs(program)}.items():
             path = folder / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, "utf-8")
@@ -96,9 +101,25 @@ def _files(description: Description) -> dict[str, str]:
     files["compat.py"] = inspect.getsource(lava_compat)
     files["reference/__init__.py"] = _REFERENCE
     files |= {name: _renamed(inspect.getsource(module)) for name, module in _COPIED.items()}
-    files["reference/neuron.py"] = _NEURON_HEADER + inspect.getsource(integer_step)
+    files["reference/neuron.py"] = _neuron(integer_step)
     files[_MARKER] = json.dumps(description.network, indent=1) + "\n"
     return files
+
+
+def _programs(program: Program) -> dict[str, str]:
+    """The programs of the network's neurons, one file each."""
+    models = (node.layer.model for node in program.neurons)  # type: ignore[attr-defined]
+    return {
+        f"reference/{program_name(model)}.py": _neuron(*model.program)
+        for model in models
+        if isinstance(model, ProgrammedNeuron)
+    }
+
+
+def _neuron(*functions: Callable[..., Any]) -> str:
+    source = "\n\n".join(map(inspect.getsource, functions))
+    arithmetics = [name for name in vars(arithmetic) if re.search(rf"\b{name}\(", source)]
+    return _NEURON_HEADER.format(names=", ".join(sorted(arithmetics))) + source
 
 
 def _renamed(source: str) -> str:

@@ -20,12 +20,14 @@ from lava.proc.lif.process import LIFReset  # noqa: E402
 from lava.proc.sparse.process import DelaySparse, Sparse  # noqa: E402
 from lava.utils.weightutils import SignMode  # noqa: E402
 from processes.neuron import IntegerLIF  # noqa: E402
+from processes.programmed import ProgrammedNeuron  # noqa: E402
 from processes.recorder import MessageRecorder, VarRecorder  # noqa: E402
 from scipy.sparse import csr_matrix  # noqa: E402
 
 _KINDS = {
     "LIFReset": LIFReset,
     "IntegerLIF": IntegerLIF,
+    "ProgrammedNeuron": ProgrammedNeuron,
     "Dense": Dense,
     "Sparse": Sparse,
     "DelayDense": DelayDense,
@@ -140,5 +142,7 @@ def _value(key, value, arrays):
         return value
     if "array" in value:
         return arrays[value["array"]]
+    if "sparse" not in value:
+        return {name: _value(name, item, arrays) for name, item in value.items()}
     parts = (arrays[f"{value['sparse']}/{part}"] for part in ("data", "indices", "indptr"))
     return csr_matrix(tuple(parts), shape=tuple(arrays[f"{value['sparse']}/shape"]))

@@ -8,6 +8,7 @@ restores the program from the metadata, equal to what was written.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,10 +19,11 @@ import numpy as np
 from snn2chip.emit.hdf5 import write_tree
 from snn2chip.errors import S2CError
 from snn2chip.ir import layers as L
-from snn2chip.ir.graph import Edge, Node
+from snn2chip.ir.graph import Edge, Node, in_order
 from snn2chip.ir.layers import Array, Shape
 from snn2chip.ir.program import Program
 from snn2chip.ir.program_file import digest, pack
+from snn2chip.neurons.base import ProgrammedNeuron
 from snn2chip.neurons.lif import IntegerLIF, parameters
 
 # The version of the file layout, as nir 1.0.8 writes and reads it.
@@ -43,7 +45,7 @@ def write_program(program: Program, path: str | os.PathLike[str], *, dt: float =
     Raises:
         S2CError: NIR has no node at all for a layer, or the file cannot be written.
     """
-    view = _View(program, dt)
+    view = _View(*_in_lifs(program), dt)
     view.build()
     packed = pack(program)
     tree = {
@@ -57,6 +59,19 @@ def write_program(program: Program, path: str | os.PathLike[str], *, dt: float =
     return tuple(f"{name}: {reason}" for name, reasons in view.approximate.items() for reason in reasons)
 
 
+def _in_lifs(program: Program) -> tuple[Program, dict[str, list[str]]]:
+    """The program with every neuron that NIR has no word for as the nearest LIF, and what each of them was."""
+    nodes, lost = [], {}
+    for node in program:
+        model = getattr(node.layer, "model", None)
+        if isinstance(model, ProgrammedNeuron):
+            nearest = model.nearest_lif(program.target.arithmetic)
+            lost[node.name] = [f"NIR has no {model.kind} neuron; this is the nearest LIF to {model.describe()}"]
+            node = dataclasses.replace(node, layer=L.Neuron(nearest))
+        nodes.append(node)
+    return dataclasses.replace(program, nodes=in_order(nodes)), lost
+
+
 @dataclass
 class _View:
     """The NIR graph of a program while it is built.
@@ -65,10 +80,10 @@ class _View:
     """
 
     program: Program
+    approximate: dict[str, list[str]]
     dt: float
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
     edges: list[tuple[str, str]] = field(default_factory=list)
-    approximate: dict[str, list[str]] = field(default_factory=dict)
     scale: dict[str, float] = field(default_factory=dict)
 
     def build(self) -> None:

@@ -38,6 +38,7 @@ from snn2chip.neurons.base import (
     values,
 )
 from snn2chip.neurons.fixed_point import bias_exponent, extremes, membrane_mantissa, span
+from snn2chip.neurons.lif import IntegerLIF
 
 AdaptiveReset = Literal["hard", "soft", "adaptive", "none"]
 _KIND = "ALIF"
@@ -224,6 +225,20 @@ class IntegerALIF(ProgrammedNeuron):
         """Whether the parameters fit, the rise of the threshold included."""
         return super().representable(limits, arithmetic) and bool(
             (self.rise <= limits.threshold_max << arithmetic.threshold_shift).all()
+        )
+
+    def nearest_lif(self, arithmetic: Arithmetic) -> IntegerLIF:
+        """With its threshold at rest."""
+        return IntegerLIF(
+            self.v_threshold,
+            self.decay_v,
+            self.decay_u,
+            self.bias,
+            self.bias_exp,
+            self.bias_u,
+            fire=self.fire,
+            reset="soft" if self.reset == "adaptive" else self.reset,
+            v_reset=self.v_reset,
         )
 
     def bounds(self, sums: Range, arithmetic: Arithmetic, steps: int) -> Bounds:

@@ -211,6 +211,10 @@ class ProgrammedNeuron(IntegerNeuron):
         threshold = 0 if self.v_threshold is None else self.v_threshold << arithmetic.threshold_shift
         return {**fields, **vars(arithmetic), "threshold": threshold, "bias": self.membrane_bias}
 
+    def nearest_lif(self, arithmetic: Arithmetic) -> IntegerNeuron:
+        """The ``IntegerLIF`` that comes closest, for readers who know no other; what it lacks is said beside it."""
+        raise NotImplementedError
+
     def start(self, shape: Shape) -> State:
         """A current of zero and the membrane's start."""
         zero = np.zeros(shape, dtype=np.int64)

@@ -45,6 +45,7 @@ from snn2chip.neurons.base import (
     values,
 )
 from snn2chip.neurons.fixed_point import bias_exponent, extremes, membrane_mantissa, span
+from snn2chip.neurons.lif import IntegerLIF
 
 Form = Literal["added", "subtracted", "absorbed"]
 _KIND = "LNM"
@@ -258,6 +259,23 @@ class IntegerLNM(ProgrammedNeuron):
             and total << self.bits < 1 << 62
             and (self.bound is None or self.bound > 0)
             and bool((np.abs(self.v_reset) < half).all())
+        )
+
+    def nearest_lif(self, arithmetic: Arithmetic) -> IntegerLIF:
+        """With the slope that the polynomial has at zero."""
+        one = 1 << arithmetic.decay_bits
+        argument = self.tanh[0][3] / 2.0 ** self.tanh[0][1] if self.tanh else 1.0
+        linear = self.coefficients[1] if len(self.coefficients) > 1 else 0
+        slope = linear * argument / 2.0 ** (self.guard + self.bits) + int(self.carries)
+        return IntegerLIF(
+            self.v_threshold,
+            np.rint((1 - np.clip(slope, 0, 1)) * np.asarray(one)),
+            np.asarray(one),
+            self.bias,
+            self.bias_exp,
+            fire=self.fire,
+            reset_timing="gate" if self.gated else "same",
+            v_reset=self.v_reset,
         )
 
     def bounds(self, sums: Range, arithmetic: Arithmetic, steps: int) -> Bounds:

@@ -42,6 +42,7 @@ from snn2chip.neurons.base import (
     values,
 )
 from snn2chip.neurons.fixed_point import bias_exponent, factor, membrane_mantissa
+from snn2chip.neurons.lif import IntegerLIF
 
 _KIND = "QIF"
 
@@ -201,6 +202,22 @@ class IntegerQIF(ProgrammedNeuron):
             and 0 <= self.shift < 63
             and bool((self.mantissa > 0).all() and (self.mantissa >> (62 - 2 * arithmetic.voltage_bits) == 0).all())
             and all(bool((np.abs(x) < half).all()) for x in states)
+        )
+
+    def nearest_lif(self, arithmetic: Arithmetic) -> IntegerLIF:
+        """With the slope that the parabola has at rest."""
+        one = 1 << arithmetic.decay_bits
+        slope = self.mantissa * (self.v_rest - self.v_critical) / 2.0**self.shift + int(self.carries)
+        return IntegerLIF(
+            self.v_threshold,
+            np.rint((1 - np.clip(slope, 0, 1)) * one),
+            np.asarray(one),
+            self.bias,
+            self.bias_exp,
+            fire=self.fire,
+            reset=self.reset,
+            v_reset=self.v_reset,
+            v_start=self.v_start,
         )
 
     def bounds(self, sums: Range, arithmetic: Arithmetic, steps: int) -> Bounds:

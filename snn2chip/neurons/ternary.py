@@ -36,6 +36,7 @@ from snn2chip.neurons.base import (
     values,
 )
 from snn2chip.neurons.fixed_point import bias_exponent, membrane_mantissa
+from snn2chip.neurons.lif import IntegerLIF
 
 _KIND = "TernaryLIF"
 
@@ -165,6 +166,20 @@ class IntegerTernaryLIF(ProgrammedNeuron):
     def operations(self) -> Operations:
         """The decay is a multiplication whether or not it changes anything; input and bias are added."""
         return Operations(1, 2 + int(self.reset == "soft"))
+
+    def nearest_lif(self, arithmetic: Arithmetic) -> IntegerLIF:
+        """Without its negative spikes."""
+        keeps_no_current = np.asarray(1 << arithmetic.decay_bits)
+        return IntegerLIF(
+            self.v_threshold,
+            self.decay_v,
+            keeps_no_current,
+            self.bias,
+            self.bias_exp,
+            fire=self.fire,
+            reset=self.reset,
+            v_reset=self.v_reset,
+        )
 
     def bounds(self, sums: Range, arithmetic: Arithmetic, steps: int) -> Bounds:
         """Both sides alike: what fires is brought back, what does not lies within ±θ."""

@@ -45,6 +45,7 @@ from snn2chip.neurons.base import (
     values,
 )
 from snn2chip.neurons.fixed_point import bias_exponent, membrane_mantissa
+from snn2chip.neurons.lif import IntegerLIF
 
 # A and C of the generator that the C standard gives as its example (ISO/IEC 9899, rand).
 MULTIPLIER, INCREMENT = 1103515245, 12345
@@ -227,6 +228,11 @@ class IntegerTPP(ProgrammedNeuron):
         return fits and (
             self.v_threshold is None or bool((self.v_threshold << arithmetic.threshold_shift < 1 << 23).all())
         )
+
+    def nearest_lif(self, arithmetic: Arithmetic) -> IntegerLIF:
+        """An integrator with soft reset: no phases, no chance."""
+        keeps_no_current = np.asarray(1 << arithmetic.decay_bits)
+        return IntegerLIF(self.v_threshold, np.zeros(()), keeps_no_current, self.bias, self.bias_exp, reset="soft")
 
     def bounds(self, sums: Range, arithmetic: Arithmetic, steps: int) -> Bounds:
         """What phase 1 can gather; from then on a spike takes a positive membrane down, by one threshold at most."""

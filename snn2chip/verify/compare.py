@@ -166,7 +166,7 @@ def _layer(name: str, expected: Execution, found: Execution, scale: float | None
                 why=f"{expected.name}: {mine[quantity].shape}, {found.name}: {theirs[quantity].shape}",
             )
     exact = both if scale is None else [q for q in both if q == "spikes"]
-    unequal = {q: _unequal(mine[q], theirs[q], binary=scale is not None) for q in exact}
+    unequal = {q: _unequal(mine[q], theirs[q], signs=scale is not None) for q in exact}
     firsts = [_first(name, q, unequal[q], mine[q], theirs[q]) for q in exact if unequal[q].any()]
     return LayerComparison(
         name,
@@ -190,8 +190,8 @@ def _outputs(expected: Array, found: Array) -> LayerComparison:
     return LayerComparison(OUTPUTS, {"read-out": unequal.size}, {"read-out": int(unequal.sum())}, first)
 
 
-def _unequal(a: Array, b: Array, binary: bool) -> Array:
-    unequal: Array = (a != 0) != (b != 0) if binary else a != b
+def _unequal(a: Array, b: Array, signs: bool) -> Array:
+    unequal: Array = np.sign(a) != np.sign(b) if signs else a != b
     return unequal
 
 
@@ -205,10 +205,9 @@ def _first_index(unequal: Array) -> tuple[int, ...]:
 
 
 def _spike_statistics(expected: Array, found: Array) -> dict[str, Any]:
-    a, b = expected != 0, found != 0
-    rates_a, rates_b = (np.mean(s, axis=(0, 1)).ravel() for s in (a, b))
+    rates_a, rates_b = (np.mean(s != 0, axis=(0, 1)).ravel() for s in (expected, found))
     return {
-        "spike_agreement": float(np.mean(a == b)),
+        "spike_agreement": float(np.mean(np.sign(expected) == np.sign(found))),
         "rate_expected": float(rates_a.mean()),
         "rate_found": float(rates_b.mean()),
         "rate_distance": float(np.abs(rates_a - rates_b).mean()),

@@ -16,7 +16,6 @@ from snn2chip.ir.graph import Edge, Graph, Network, Node, in_order
 from snn2chip.ir.layers import Input, Neuron, Output
 from snn2chip.ir.program import Format, Program
 
-_SPIKES = Format(1, False, 1.0, overflow="error")
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 _INPUT, _OUTPUT = "input of the cut", "output of the cut"
@@ -74,7 +73,8 @@ def part(program: Program, population: str) -> tuple[Program, str] | None:
     if isinstance(node.layer, Input):
         cut = dataclasses.replace(program, nodes=in_order([node, *nodes]), output_scale=np.asarray(1.0))
         return cut, source
-    formats = {**program.formats, _INPUT: _SPIKES}
+    signed = isinstance(node.layer, Neuron) and node.layer.model.spikes[0] < 0
+    formats = {**program.formats, _INPUT: Format(1 + signed, signed, 1.0, overflow="error")}
     cut = dataclasses.replace(_cut(program, nodes, source), formats=formats, output_scale=np.asarray(1.0))
     return cut, source
 

@@ -224,14 +224,14 @@ class _Run:
             layer, own = self.layers[name], self.own[name]
             if own is not None and layer.fires:
                 cut, source = own
-                data = x if source == self.program.input.name else (_spikes(real, source)[:n] != 0).astype(np.int64)
-                alone = _spikes(simulate(cut, data, record="spikes"), name) != 0
+                data = x if source == self.program.input.name else np.sign(_spikes(real, source)[:n]).astype(np.int64)
+                alone = np.sign(_spikes(simulate(cut, data, record="spikes"), name))
                 layer.own_slots += alone.size
-                layer.own_equal += int((alone == (_spikes(real, name)[:n] != 0)).sum())
+                layer.own_equal += int((alone == np.sign(_spikes(real, name)[:n])).sum())
             rest = self.tails.get(name)
             if rest is not None and best is not None:
                 worth = self.graph[name].layer.model.spike_value  # type: ignore[attr-defined]
-                mixed = predictions(simulate(rest, (_spikes(fixed, name)[:n] != 0) * worth).outputs)
+                mixed = predictions(simulate(rest, np.sign(_spikes(fixed, name)[:n]) * worth).outputs)
                 assert mixed is not None
                 layer.prefix_samples += n
                 layer.prefix_same += int((mixed == best).sum())

@@ -25,8 +25,15 @@ from snn2chip.ir import layers as L
 from snn2chip.ir.graph import Edge, Node, in_order
 from snn2chip.ir.program import Format, Program
 from snn2chip.ir.target import load_target
+from snn2chip.neurons.alif import ALIF
+from snn2chip.neurons.base import FloatNeuron
 from snn2chip.neurons.lif import IntegerLIF
+from snn2chip.neurons.lnm import LNM
+from snn2chip.neurons.qif import QIF
+from snn2chip.neurons.ternary import TernaryLIF
+from snn2chip.neurons.tpp import TPP
 from snn2chip.simulate import simulate
+from tests.emit.lava_networks import NETWORKS
 
 Build = Callable[..., Program]
 
@@ -142,6 +149,40 @@ def test_what_nir_cannot_say_is_noted_in_the_file_and_returned(tmp_path: Path) -
     text = nir.read(tmp_path / "m.nir").nodes["lif"].metadata["snn2chip_approximate"]
     for words in ("subtraction", "next step", ">="):
         assert words in text
+
+
+def test_neurons_nir_does_not_know_come_back_exactly_and_are_lifs_to_others(tmp_path: Path) -> None:
+    program, x = NETWORKS["programmed"]()
+    notes = write_program(program, tmp_path / "m.nir")
+    for name, kind in (("ternary", "TernaryLIF"), ("qif", "QIF"), ("lnm", "LNM"), ("alif", "ALIF"), ("tpp", "TPP")):
+        assert any(note.startswith(f"{name}: NIR has no {kind} neuron") for note in notes)
+    back = read_program(tmp_path / "m.nir")
+    assert back == program
+    np.testing.assert_array_equal(simulate(back, x).outputs_int, simulate(program, x).outputs_int)
+    seen = nir.read(tmp_path / "m.nir")
+    assert "nearest LIF" in seen.nodes["qif"].metadata["snn2chip_approximate"]
+    assert [type(seen.nodes[n]).__name__ for n in ("ternary", "tpp", "gather")] == ["LIF", "IF", "I"]
+
+
+@pytest.mark.parametrize(
+    ("model", "keeps"),
+    [
+        (QIF(0.5), 0.0),
+        (QIF(0.5, carries=True), 0.875),
+        (LNM(0.5, (0.0, -0.75, 0.3), "added"), 0.25),
+        (LNM(0.5, (0.0, 0.75, 0.3), "subtracted", bound=5.0), 0.25),
+        (LNM(0.5, (0.0, 0.25, 0.3), "absorbed", bound=None, squash=True), 0.25),
+        (TernaryLIF(0.5, 0.25), 0.25),
+        (ALIF(0.5, 0.25, 0.9, 0.1), 0.25),
+        (TPP(0.5, 4, 0), 1.0),
+    ],
+)
+def test_the_nearest_lif_has_their_slope_at_rest(model: FloatNeuron, keeps: float) -> None:
+    chip = load_target("loihi2")
+    nearest = model.quantized(np.zeros(()), 1 / 200, chip.limits, chip.arithmetic).nearest_lif(chip.arithmetic)  # type: ignore[attr-defined]
+    assert isinstance(nearest, IntegerLIF)
+    assert nearest.v_threshold == 100
+    assert 1 - float(nearest.decay_v) / 4096 == pytest.approx(keeps, abs=1e-3)
 
 
 def test_layers_without_a_nir_node_are_refused_and_leave_no_file(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ import pytest
 
 from networks import graph, node, population, spikes, weights
 from snn2chip.ir.graph import Edge, Graph
-from snn2chip.ir.layers import Add, Conv2d, Flatten, Linear
+from snn2chip.ir.layers import Add, Conv2d, Flatten, Linear, Neuron
 from snn2chip.ir.program import Program
 from snn2chip.neurons.lif import LIF
+from snn2chip.neurons.ternary import TernaryLIF
 from snn2chip.quantize import quantize
 from snn2chip.simulate import simulate
+from snn2chip.verify.compare import Execution, compare
 from snn2chip.verify.isolate import part, tail
 
 
@@ -77,3 +79,29 @@ def test_a_branch_past_the_cut_is_no_cut() -> None:
     )
     assert tail(net, "b") is None, "a reaches c past b"
     assert tail(net, "a") is not None
+
+
+def test_spikes_of_both_signs_keep_them(x: np.ndarray) -> None:
+    """A population fed by ternary spikes, cut out and given them, is the population; signs that differ are counted."""
+    rng = np.random.default_rng(5)
+    net = graph(
+        (2, 6, 6),
+        node("conv", Conv2d(weights(rng, 4, 2, 3, 3, gain=2)), "x"),
+        node("signs", Neuron(TernaryLIF(0.5, 0.7)), "conv"),
+        node("flat", Flatten(), "signs"),
+        node("fc", Linear(weights(rng, 12, 64, gain=2)), "flat"),
+        node("b", Neuron(TernaryLIF(0.4, 0.8, reset="soft")), "fc"),
+    )
+    made = quantize(net, calibration=x)
+    cut = part(made, "b")
+    assert cut is not None
+    whole = simulate(made, x, record="spikes")
+    assert {-1, 1} < set(np.unique(whole["signs"].spikes).tolist())
+    assert whole["b"].spikes is not None
+    assert (simulate(cut[0], whole["signs"].spikes, record="spikes")["b"].spikes == whole["b"].spikes).all()
+    real = Execution.of("float", simulate(net, x, record="spikes"))
+    mirrored = Execution("mirrored", {n: {"spikes": -q["spikes"]} for n, q in real.layers.items()}, real.outputs)
+    for row in compare(real, mirrored, layers=("signs", "b"), scales={"signs": 1.0, "b": 1.0}):
+        fired = int(np.count_nonzero(real.layers[row.name]["spikes"]))
+        assert row.differing["spikes"] == fired > 0
+        assert row.spike_agreement == pytest.approx(1 - fired / row.values["spikes"])

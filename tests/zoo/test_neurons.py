@@ -106,6 +106,14 @@ def test_the_graph_is_the_module_over_two_samples_and_survives_the_chip(net: Net
     np.testing.assert_allclose(fixed.outputs, headed, atol=2e-3)
 
 
+def test_a_chip_with_a_fixed_neuron_refuses_the_others() -> None:
+    graph = s2c.trace(lively(Net(lambda i: zoo.QIF())), data(0), time_steps=T, input_time_axis=0)
+    with pytest.raises(S2CError, match="this chip's fixed neuron is a LIF, not a QIF") as caught:
+        s2c.quantize(graph, target="loihi1", calibration=data(0).movedim(0, 1))
+    assert "first" in str(caught.value.where)
+    assert "loihi2" in str(caught.value.fix)
+
+
 def test_a_changed_neuron_is_not_taken_for_the_one_it_was() -> None:
     class Louder(zoo.QIF):
         def forward(self, x: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from snn2chip.simulate import simulate
+
 T, N, C, H = 5, 3, 2, 6
 
 
@@ -65,6 +67,20 @@ def per_step(calls: list[Tensor], time_axis: int | None = None) -> np.ndarray:
         return torch.stack(calls, 1).detach().numpy()
     (only,) = calls
     return only.detach().movedim(time_axis, 1).numpy()
+
+
+def compare(
+    graph: Any, samples: Tensor, expected: dict[str, tuple[np.ndarray, np.ndarray | None]], out: Tensor
+) -> None:
+    """Every population fires, its spikes are the framework's, its membranes too up to rounding; so is the output."""
+    result = simulate(graph, samples, record=("spikes", "v"))
+    assert {n.name for n in graph.neurons} == set(expected)
+    for name, (spikes, membranes) in expected.items():
+        assert 0.01 < (spikes != 0).mean() < 0.98, f"{name} hardly changes: nothing is tested"
+        np.testing.assert_array_equal(result[name].spikes, spikes, err_msg=name)
+        if membranes is not None:
+            np.testing.assert_allclose(result[name].v, membranes, rtol=1e-5, atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(result.outputs, out.detach().numpy(), rtol=1e-5, atol=1e-5)
 
 
 class Spike(torch.autograd.Function):

@@ -1,6 +1,7 @@
-"""SpikingJelly 2.0: IFNode, LIFNode, ParametricLIFNode and their Simple forms, step modes "s" and "m".
+"""SpikingJelly 2.0 and 0.0.0.0.14: IF, LIF, PLIF, QIF, CUBA-LIF and the Simple forms, step modes "s" and "m".
 
-``spikingjelly/_ops/lif/reference.py``: charge, fire where h − θ is at or above zero, reset in the same step.
+``spikingjelly/_ops/lif/reference.py``, ``activation_based/neuron.py``: charge, fire where h − θ is at or above zero,
+reset in the same step.
 """
 
 from __future__ import annotations
@@ -13,31 +14,61 @@ from torch import nn
 
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.adapters.probe import fire_test
+from snn2chip.frontend.torch.adapters.reading import changed
 from snn2chip.frontend.torch.cells import Cell, library_of
+from snn2chip.neurons.base import FloatNeuron
 from snn2chip.neurons.lif import LIF, DecayForm
+from snn2chip.neurons.qif import QIF
 
 _BASES = ("BaseNode", "SimpleBaseNode")
 
 
-def _lif(n: Any) -> tuple[DecayForm, float]:
-    return ("tau" if n.decay_input else "tau_undriven"), n.tau
+def _leaky(form: DecayForm, value: float, fires: dict[str, Any]) -> LIF:
+    """The membrane leaks to where it is reset."""
+    return LIF(decay=np.asarray(value), decay_form=form, v_rest=fires["v_reset"], **fires)
 
 
-def _simple_lif(n: Any) -> tuple[DecayForm, float]:
-    return ("tau_sum" if n.decay_input else "tau_undriven"), n.tau
+def _integrate(n: Any, fires: dict[str, Any]) -> LIF:
+    return LIF(decay=np.ones(()), **fires)
 
 
-def _plif(n: Any) -> tuple[DecayForm, float]:
-    return ("rate" if n.decay_input else "subtract"), float(n.w.detach().sigmoid())
+def _lif(n: Any, fires: dict[str, Any]) -> LIF:
+    return _leaky("tau" if n.decay_input else "tau_undriven", n.tau, fires)
 
 
-_DECAYS: dict[str, Callable[[Any], tuple[DecayForm, float]]] = {
-    "IFNode": lambda n: ("factor", 1.0),
-    "SimpleIFNode": lambda n: ("factor", 1.0),
-    "HalfThresholdIFNode": lambda n: ("factor", 1.0),
+def _simple_lif(n: Any, fires: dict[str, Any]) -> LIF:
+    return _leaky("tau_sum" if n.decay_input else "tau_undriven", n.tau, fires)
+
+
+def _plif(n: Any, fires: dict[str, Any]) -> LIF:
+    return _leaky("rate" if n.decay_input else "subtract", float(n.w.detach().sigmoid()), fires)
+
+
+def _cuba_lif(n: Any, fires: dict[str, Any]) -> LIF:
+    return LIF(decay=np.asarray(n.v_decay), current_decay=np.asarray(n.c_decay), **fires)
+
+
+def _qif(n: Any, fires: dict[str, Any]) -> QIF:
+    """``v + (x + a₀(v − v_rest)(v − v_c))/τ``: S003 Eq. 22, the input divided too."""
+    return QIF(
+        a=np.asarray(n.a0 / n.tau),
+        v_rest=np.asarray(n.v_rest),
+        v_critical=np.asarray(n.v_c),
+        carries=True,
+        gain=np.asarray(1 / n.tau),
+        **fires,
+    )
+
+
+_MODELS: dict[str, Callable[[Any, dict[str, Any]], FloatNeuron]] = {
+    "IFNode": _integrate,
+    "SimpleIFNode": _integrate,
+    "HalfThresholdIFNode": _integrate,
     "LIFNode": _lif,
     "SimpleLIFNode": _simple_lif,
     "ParametricLIFNode": _plif,
+    "CUBALIFNode": _cuba_lif,
+    "QIFNode": _qif,
 }
 
 
@@ -47,30 +78,24 @@ def cell(module: nn.Module) -> Cell | None:
     if name is None or not any(cls.__name__ in _BASES for cls in type(module).__mro__):
         return None
     n: Any = module
-    own = [c for c in type(module).__mro__ if c.__module__.split(".")[0] not in ("spikingjelly", "torch", "builtins")]
-    if any(callable(v) and k not in ("__init__", "extra_repr") for c in own for k, v in vars(c).items()):
+    if changed(module, "spikingjelly"):
         return None
-    if name not in _DECAYS:
+    if name not in _MODELS:
         raise S2CError(
             f"SpikingJelly's {name} cannot be represented exactly",
-            fix=f"use one of {', '.join(_DECAYS)}, or register_neuron(YourNeuron, to_lif)",
+            fix=f"use one of {', '.join(_MODELS)}, or register_neuron(YourNeuron, to_lif)",
         )
     if getattr(n, "_neuron_precision", None) is not None:
         raise S2CError(f"SpikingJelly's {name} computes in reduced precision", fix="trace it in float32")
-    form, decay = _DECAYS[name](n)
-    rest = 0.0 if n.v_reset is None else float(n.v_reset)
-    model = LIF(
-        v_threshold=np.asarray(n.v_threshold),
-        decay=np.asarray(decay),
-        decay_form=form,
-        v_rest=np.asarray(0.0 if form == "factor" else rest),
-        fire=fire_test(n.surrogate_function, f"SpikingJelly {name}"),
-        reset="soft" if n.v_reset is None else "hard",
-        v_reset=np.asarray(rest),
-        v_start=np.asarray(n._memories_rv["v"]),
-    )
+    fires = {
+        "v_threshold": np.asarray(n.v_threshold),
+        "fire": fire_test(n.surrogate_function, f"SpikingJelly {name}"),
+        "reset": "soft" if n.v_reset is None else "hard",
+        "v_reset": np.asarray(0.0 if n.v_reset is None else float(n.v_reset)),
+        "v_start": np.asarray(n._memories_rv["v"]),
+    }
     return Cell(
-        model,
+        _MODELS[name](n, fires),
         time_axis=0 if n.step_mode == "m" else None,
         returns=("out",),
         states=(),

@@ -20,7 +20,10 @@ from snn2chip.ir.layers import (
     Flatten,
     Linear,
     Neuron,
+    Output,
     Pool,
+    Readout,
+    Reshape,
     Shape,
     SumPool,
 )
@@ -31,8 +34,8 @@ from snn2chip.passes.base import Pass, only_reader, only_source, rewired, with_l
 class MergePool(Pass):
     """Pooling goes into the conv before it, else into the conv or (flatten and) linear layer after it.
 
-    Between two populations it becomes a depthwise convolution with a constant kernel. Where zero padding or left-over
-    rows would change a border, it is refused.
+    Between two populations it becomes a depthwise convolution with a constant kernel; flattened at the end of the
+    network, a linear layer. Where zero padding or left-over rows would change a border, it is refused.
     """
 
     name: ClassVar[str] = "merge_pool"
@@ -50,7 +53,7 @@ Rewrite = tuple[Graph, list[str]]
 
 
 def _merge_one(graph: Graph, node: Node) -> Rewrite:
-    for way in (_into_conv_before, _into_conv_after, _into_linear_after, _into_own_synapse):
+    for way in (_into_conv_before, _into_conv_after, _into_linear_after, _into_linear_at_the_end, _into_own_synapse):
         rewrite = way(graph, node, cast(Pool, node.layer))
         if rewrite is not None:
             return rewrite
@@ -109,6 +112,23 @@ def _into_own_synapse(graph: Graph, node: Node, pool: Pool) -> Rewrite | None:
         return None
     channels = graph.shapes()[node.name][0]
     return rewired(graph, {node.name: with_layer(node, as_depthwise(pool, channels))}), [node.name]
+
+
+def _into_linear_at_the_end(graph: Graph, node: Node, pool: Pool) -> Rewrite | None:
+    """Pooling, then a flatten, then no synapse: votes of several neurons per class, or features without a head."""
+    after, shapes = only_reader(graph, node.name), graph.shapes()
+    if after is None or not isinstance(after.layer, Flatten | Reshape) or len(shapes[after.name]) != 1:
+        return None
+    if not all(isinstance(reader.layer, Neuron | Readout | Output) for reader in graph.consumers(after.name)):
+        return None
+    (features,) = shapes[after.name]
+    rows = np.eye(features).reshape(features, *shapes[node.name])
+    weight = unpooled(rows, pool, shapes[node.inputs[0].source]).reshape(features, -1).astype(np.float32)
+    changed: dict[str, Node | None] = {
+        node.name: with_layer(node, Flatten()),
+        after.name: with_layer(after, Linear(weight)),
+    }
+    return rewired(graph, changed), [node.name, after.name]
 
 
 def _divides_evenly(pool: Pool) -> bool:

@@ -18,7 +18,10 @@ from snn2chip.ir.layers import (
     Delay,
     Flatten,
     Input,
+    Layer,
     Linear,
+    MatMul,
+    Mul,
     Neuron,
     Output,
     Permute,
@@ -30,6 +33,10 @@ from snn2chip.ir.layers import (
 
 # Layers that only move or add integers: they need no scale of their own.
 TRANSPARENT = (Flatten, Reshape, Permute, Concat, Add, SumPool, Delay)
+
+_PRODUCT = "both its factors are computed, as in attention, and a synapse multiplies by a weight that is stored"
+# Layer → why no synapse could do it, wherever it stood.
+_NO_SYNAPSE: dict[type[Layer], str] = {MatMul: _PRODUCT, Mul: _PRODUCT}
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,13 @@ def check_form(graph: Graph) -> None:
     """
     known = (Input, Output, Readout, Neuron, Linear, Conv, *TRANSPARENT)
     for node in graph:
+        if type(node.layer) in _NO_SYNAPSE:
+            raise S2CError(
+                f"a {node.layer.kind} layer has no integer form",
+                where=node.where(),
+                why=_NO_SYNAPSE[type(node.layer)],
+                fix="the float graph can be simulated and verified; to deploy, do without the product",
+            )
         if not isinstance(node.layer, known):
             raise S2CError(
                 f"a {node.layer.kind} layer has no integer form",

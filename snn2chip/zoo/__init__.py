@@ -1,5 +1,7 @@
-"""The papers' neurons as trainable torch modules; the tracer knows each by name."""
+"""The papers' neurons, batch norms and networks, to train in torch; the tracer knows each neuron by name."""
 
+from snn2chip.zoo.layers import Parts, SpikingNetwork
+from snn2chip.zoo.networks import NETWORKS, network
 from snn2chip.zoo.neurons import (
     ALIF,
     LNM,
@@ -14,6 +16,7 @@ from snn2chip.zoo.neurons import (
     reestimate_batchnorm,
     reset,
 )
+from snn2chip.zoo.normalization import TEBN, BatchNorm, PerStepBatchNorm, TDBatchNorm
 from snn2chip.zoo.surrogate import Rectangle, Triangle
 
 __all__ = [
@@ -28,6 +31,14 @@ __all__ = [
     "TernaryLIF",
     "Rectangle",
     "Triangle",
+    "BatchNorm",
+    "PerStepBatchNorm",
+    "TDBatchNorm",
+    "TEBN",
+    "NETWORKS",
+    "Parts",
+    "SpikingNetwork",
+    "network",
     "on_path",
     "reestimate_batchnorm",
     "reset",

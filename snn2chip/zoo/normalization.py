@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,9 +23,9 @@ class BatchNorm(_BatchNorm):
     def __init__(self, features: int, branches: int = 1, eps: float = 1e-5) -> None:
         super().__init__(features, eps=eps)
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.ndim < 2 or input.shape[1] != self.num_features:
-            raise S2CError(f"batch norm over {self.num_features} channels is fed a tensor of shape {tuple(input.shape)}")
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.ndim < 2 or x.shape[1] != self.num_features:
+            raise S2CError(f"batch norm over {self.num_features} channels is fed a tensor of shape {tuple(x.shape)}")
 
 
 class TDBatchNorm(BatchNorm):
@@ -41,15 +42,18 @@ class TDBatchNorm(BatchNorm):
         super().__init__(features, branches, eps)
         self.v_threshold, self.eta = v_threshold, 1 / math.sqrt(branches)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         # γ is applied behind η·θ, so weight decay and learning rate act on γ alone; the bias ξ is not scaled.
-        self._check_input_dim(input)
+        self._check_input_dim(x)
         gain = self.weight * (self.eta * self.v_threshold)
+        share = self.momentum
         if self.training:
-            self.num_batches_tracked += 1
-        momentum = 0.0 if self.momentum is None else self.momentum
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+            # As in torch: without a momentum the running statistics are the plain mean of all batches.
+            share = 1 / float(self.num_batches_tracked) if share is None else share
         return F.batch_norm(
-            input, self.running_mean, self.running_var, gain, self.bias, self.training, momentum, self.eps
+            x, self.running_mean, self.running_var, gain, self.bias, self.training, share or 0.0, self.eps
         )
 
     def extra_repr(self) -> str:
@@ -74,5 +78,24 @@ class TEBN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[T·N, C, ...], steps outermost → the same shape."""
-        steps = self.norm(x).unflatten(0, (len(self.p), -1))
-        return (steps * self.p.reshape(-1, *(1,) * x.ndim)).flatten(0, 1)
+        y: Tensor = self.norm(x)
+        factor = self.p.repeat_interleave(len(y) // len(self.p))
+        return y * factor.reshape(-1, *(1,) * (y.ndim - 1))
+
+
+class PerStepBatchNorm(nn.Module):
+    """A batch norm for every time step (BNTT, Kim & Panda 2021): refused by the tracer, for the same reason as TEBN.
+
+    Args:
+        features: C.
+        branches: not used.
+        time_steps: T.
+    """
+
+    def __init__(self, features: int, branches: int = 1, *, time_steps: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(BatchNorm(features, branches) for _ in range(time_steps))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[T·N, C, ...], steps outermost → the same shape."""
+        return torch.cat([norm(step) for norm, step in zip(self.norms, x.chunk(len(self.norms)), strict=True)])

@@ -10,6 +10,7 @@ import numpy as np
 from snn2chip.errors import S2CError
 from snn2chip.ir.graph import Edge, Graph, Node
 from snn2chip.ir.layers import Conv1d, Conv2d, MaxPool, Neuron
+from snn2chip.neurons.base import FloatNeuron
 from snn2chip.neurons.lif import LIF
 from snn2chip.passes.base import Pass, rewired, with_layer
 
@@ -61,4 +62,9 @@ def _binary(graph: Graph, node: Node) -> bool:
     while node.layer.kind in ("Flatten", "Reshape", "Permute", "MaxPool"):
         node = graph[node.inputs[0].source]
     model = getattr(node.layer, "model", None)
-    return isinstance(model, LIF) and not model.integrates_only and model.spike_value == 1.0
+    return (
+        isinstance(model, FloatNeuron)
+        and not model.integrates_only
+        and model.spikes == (0, 1)
+        and model.spike_value == 1.0
+    )

@@ -114,6 +114,23 @@ def test_a_chip_with_a_fixed_neuron_refuses_the_others() -> None:
     assert "loihi2" in str(caught.value.fix)
 
 
+@pytest.mark.parametrize(("make", "binary"), [(lambda: zoo.QIF(), True), (lambda: zoo.TernaryLIF(0.5), False)])
+def test_max_pooling_of_their_spikes_is_an_or_where_they_are_binary(
+    make: Callable[[], zoo.SpikingNeuron], binary: bool
+) -> None:
+    net = lively(nn.Sequential(nn.Conv2d(2, 4, 2), make(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)))
+    graph = s2c.trace(net, data(0), time_steps=T, input_time_axis=0)
+    x = data(1).movedim(0, 1)
+    if not binary:
+        with pytest.raises(S2CError, match="values that are not spikes"):
+            s2c.quantize(graph, calibration=x)
+        return
+    fixed, real = (s2c.simulate(g, x, record="spikes") for g in (s2c.quantize(graph, calibration=x), graph))
+    assert (fixed["1"].spikes != real["1"].spikes).mean() < 0.02
+    pooled = fixed["1"].spikes.reshape(N, T, 4, 2, 2, 2, 2).max(axis=(4, 6))
+    assert (fixed["2"].spikes == pooled).all()
+
+
 def test_a_changed_neuron_is_not_taken_for_the_one_it_was() -> None:
     class Louder(zoo.QIF):
         def forward(self, x: Tensor) -> Tensor:

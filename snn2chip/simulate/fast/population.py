@@ -141,8 +141,8 @@ class Population:
                 # Wrap-around as in numpy, and no branch left out on the strength of a range.
                 source = population_source(step, None, len(inputs), self.record, 64)
         self._source, self.kernel = source, f"compiled int{source.bits}"
-        first = self.model.start(self.layout.shape)
-        self._rest = [(name, self.layout.to_memory(first[name]).reshape(-1).astype(self.dtype)) for name in source.live]
+        first = self.model.start((1, *self.layout.shape))
+        self._rest = [(name, self.layout.to_memory(first[name][0]).reshape(-1).astype(self.dtype)) for name in source.live]
         self._params, self._period, self._block = self._tiled([step.trace.params[i] for i in source.params])
         nothing = self._arguments(0, [np.empty((1, 0), self.input_dtype)] * len(inputs), self.start(0), 0)
         self._compiled: Callable[..., None] = compiled.from_source(source.text, *nothing[0])

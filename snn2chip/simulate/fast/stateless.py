@@ -117,6 +117,11 @@ def _rescale(site: Site) -> Operation:
     assert isinstance(site.layer, L.Rescale)
     shift = site.layer.shift
     half = (1 << shift) >> 1
+    dtype = wide(site.inputs[0].magnitude + half, 1)
+    if dtype in (torch.float32, torch.float64):
+        # A power of two changes the exponent alone, and the floor of a float is exact.
+        factor = 2.0**-shift
+        return lambda xs: xs[0].to(dtype).add(half).mul_(factor).floor_()
     return lambda xs: (xs[0].to(torch.int64) + half) >> shift
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from snn2chip.errors import S2CError
 from snn2chip.neurons.alif import ALIF, IntegerALIF
 from snn2chip.neurons.lif import LIF
-from stepping import LOIHI, REGISTER, float_run, one_step, saturated, shifted, wrapped_once
+from stepping import LOIHI, REGISTER, float_run, integer_run, one_step, saturated, shifted, wrapped_once
 
 resets = st.sampled_from(["hard", "soft", "adaptive", "none"])
 
@@ -132,3 +132,21 @@ def test_no_input_exceeds_the_bounds(seed, reset, rounding, low, high) -> None: 
         state, _ = neuron.step(state, a, wide)
         assert np.abs(state["u"]).max() <= proved.u
         assert np.abs(state["b"]).max() <= proved.v
+
+
+def test_the_bound_counts_every_rise_of_the_threshold() -> None:
+    # 150 << 6 = 9600 fires at 64 and again at 64 + 9000, so that adaptation stands at 18000, above any membrane.
+    neuron = IntegerALIF(1, 0, 4096, 0, 9000, 0)
+    states, spikes = integer_run(neuron, [[150], [150]])
+    assert spikes[:, 0].tolist() == [1, 1]
+    assert states["b"][1, 0] == 18000
+    assert neuron.bounds((0, 150), LOIHI.arithmetic, 2).v >= 18000
+
+
+@pytest.mark.parametrize(("fire", "spike"), [(">", 0), (">=", 1)])
+def test_the_fire_test_at_the_raised_threshold_itself(fire: str, spike: int) -> None:
+    neuron = IntegerALIF(10, 0, 4096, 0, 64, 0, fire=fire)  # type: ignore[arg-type]
+    _, out = one_step(neuron, {"u": 0, "v": 0, "b": 128}, 12)
+    assert int(out) == spike
+    _, _, spikes = float_run(ALIF(0.5, 1.0, 1.0, 0.25, fire=fire), [[2.0], [0.75]])  # type: ignore[arg-type]
+    assert spikes[:, 0].tolist() == [1, spike]

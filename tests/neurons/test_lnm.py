@@ -206,3 +206,15 @@ def test_a_lif_in_either_clothing_is_the_lif() -> None:
     assert first.mean() > 0.1
     assert np.abs(one["v"] - two["v"]).max() <= 2
     assert (first == second).all()
+
+
+@pytest.mark.parametrize(("fire", "spike"), [(">", 0), (">=", 1)])
+def test_the_fire_test_and_the_gate_at_the_threshold_itself(fire: str, spike: int) -> None:
+    # The identity: what has not fired is carried on, what has is gated to zero.
+    neuron = IntegerLNM(10, (0,), 1, 0, None, 0, fire=fire, gated=True)  # type: ignore[arg-type]
+    new, out = one_step(neuron, {"u": 0, "v": 0}, 10)
+    assert int(out) == spike
+    assert int(one_step(neuron, new, 1)[0]["v"]) == 64 + (0 if spike else 640)
+    h, _, spikes = float_run(LNM(0.5, (0.0,), "added", fire=fire, gated=True), [[0.5], [0.125]])  # type: ignore[arg-type]
+    assert spikes[0, 0] == spike
+    assert h[1, 0] == 0.125 + (0 if spike else 0.5)

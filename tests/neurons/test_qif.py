@@ -140,3 +140,10 @@ def test_no_input_exceeds_the_bounds(seed, unit, carries, reset, low, high) -> N
         unreset = dataclasses.replace(neuron, v_threshold=np.asarray(1 << 30))
         assert np.abs(unreset.step(before, a, wide)[0]["v"]).max() <= proved.v
         assert np.abs(state["u"]).max() <= proved.u
+
+
+@pytest.mark.parametrize(("fire", "spike"), [(">", 0), (">=", 1)])
+def test_the_fire_test_at_the_threshold_itself(fire: str, spike: int) -> None:
+    neuron = IntegerQIF(10, 1 << 13, 30, 0, 100, 0, fire=fire)  # type: ignore[arg-type]
+    assert int(one_step(neuron, {"u": 0, "v": 0}, 10)[1]) == spike
+    assert float_run(QIF(0.5, fire=fire), [[0.5]])[2][0, 0] == spike  # type: ignore[arg-type]

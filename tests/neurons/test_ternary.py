@@ -91,3 +91,13 @@ def test_no_input_exceeds_the_bounds(seed, reset, rounding, low, high) -> None: 
         assert np.abs(dataclasses.replace(neuron, reset="none").step(dict(state), a, wide)[0]["v"]).max() <= proved.v
         state, _ = neuron.step(state, a, wide)
         assert np.abs(state["u"]).max() <= proved.u
+
+
+@pytest.mark.parametrize(("fire", "spike"), [(">", 0), (">=", 1)])
+def test_the_fire_test_at_the_thresholds_themselves(fire: str, spike: int) -> None:
+    neuron = IntegerTernaryLIF(10, 0, 0, fire=fire)  # type: ignore[arg-type]
+    for sign in (1, -1):
+        _, out = one_step(neuron, {"u": 0, "v": 0}, sign * 10)
+        assert int(out) == sign * spike
+        _, _, spikes = float_run(TernaryLIF(0.5, fire=fire), [[sign * 0.5]])  # type: ignore[arg-type]
+        assert spikes[0, 0] == sign * spike

@@ -13,8 +13,11 @@ INPUTS := pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 # Installed without the requirements they publish, which are older than this environment or far wider
 # than what is used of them; what they do need is named instead.
-FRAMEWORKS := snntorch spikingjelly nirtorch
-FRAMEWORK_NEEDS := scipy matplotlib tqdm loguru requests
+FRAMEWORKS := snntorch spikingjelly nirtorch norse sinabs
+FRAMEWORK_NEEDS := scipy matplotlib tqdm loguru requests pbr
+# Two versions of one package cannot share an environment: the tests run the older one in a process of its own.
+OLDER_FRAMEWORK := spikingjelly==0.0.0.0.14
+OLDER_FOLDER := $(VENV)/$(subst ==,-,$(OLDER_FRAMEWORK))
 LAVA := lava-nc lava-dl
 LAVA_NEEDS := scipy networkx asteval
 
@@ -77,6 +80,8 @@ $(DEVELOPMENT): $(RUNTIME)
 	$(PINNED) --no-build-isolation --editable '.[torch,fast,demo,dev]'
 	$(PINNED) $(FRAMEWORK_NEEDS)
 	$(PINNED) --no-deps $(FRAMEWORKS)
+	$(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --upgrade \
+		--target $(OLDER_FOLDER) $(OLDER_FRAMEWORK)
 	touch $@
 
 clean:

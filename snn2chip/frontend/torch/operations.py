@@ -254,6 +254,20 @@ def _pool(kind: type[L.Pool], axes: int) -> Rule:
     return rule
 
 
+def _power_pool(context: Context, call: Call) -> list[Value]:
+    """``LPPool2d(norm_type=1)``, which Sinabs calls SumPool2d: the mean times the size of the window."""
+    a = arguments(call, "input", "norm_type", "kernel_size", "stride", "ceil_mode", stride=None, ceil_mode=False)
+    if a["norm_type"] != 1 or a["ceil_mode"]:
+        raise S2CError(
+            "power-average pooling other than a sum",
+            where=place(call),
+            fix="use norm_type=1 without ceil_mode, or average pooling",
+        )
+    kernel = _tuple(a["kernel_size"], 2)
+    options = (kernel, kernel if a["stride"] is None else _tuple(a["stride"], 2), (0, 0))
+    return _pooled(context, call, a["input"], 2, L.SumPool(*options), options)
+
+
 def _pooled(context: Context, call: Call, source: Ref, axes: int, layer: L.Layer, options: Any) -> list[Value]:
     found = context.rows(call, [context.value(source, call)], axes + 1)
     signal = context.signal(found.patterns[0], call)
@@ -323,6 +337,7 @@ _RULES: dict[str, Rule] = {
     "batch_norm": _batch_norm,
     "avg_pool1d": _pool(L.AvgPool, 1),
     "avg_pool2d": _pool(L.AvgPool, 2),
+    "lp_pool2d": _power_pool,
     "max_pool1d": _pool(L.MaxPool, 1),
     "max_pool2d": _pool(L.MaxPool, 2),
     "adaptive_avg_pool1d": _adaptive(L.AvgPool, 1),

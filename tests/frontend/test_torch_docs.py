@@ -13,8 +13,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
 def test_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("snntorch")
-    pytest.importorskip("spikingjelly")
+    for library in ("snntorch", "spikingjelly", "norse", "sinabs"):
+        pytest.importorskip(library)
     assert len(BLOCKS) >= 6
     namespace: dict[str, object] = {}
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Read torch models: SpikingJelly, snnTorch and hand-written ones, without edits."""
+"""Read torch models: SpikingJelly, snnTorch, Norse, Sinabs and hand-written ones, without edits."""
 
 from snn2chip.frontend.torch.cells import Cell, register_neuron
 from snn2chip.frontend.torch.observe import record_model

@@ -49,7 +49,7 @@ def trace(
     The model is run in eval mode; its states and training flags are put back afterwards.
 
     Args:
-        model: SpikingJelly, snnTorch or hand-written.
+        model: SpikingJelly, snnTorch, Norse, Sinabs or hand-written.
         example: one batch as the model takes it, torch or numpy; some samples of real data are best.
         time_steps: T. Needed where the model computes a single step: the tracer then resets it and calls it T times,
         with

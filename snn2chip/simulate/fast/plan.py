@@ -93,8 +93,11 @@ def prepare(program: Program, record: bool, samples: int, steps: int) -> Plan:
     if why := refusal(program):
         raise S2CError("the fast engine cannot run this program", why=why, fix='use engine="reference"')
     arithmetic = program.target.arithmetic
-    ranges = ProgramRanges(program, lambda model, a: port_ranges(model, arithmetic, a))
     shapes = program.shapes()
+    ranges = ProgramRanges(
+        program,
+        lambda node, a: port_ranges(node.layer.model, shapes[node.name], arithmetic, a),  # type: ignore[attr-defined]
+    )
     ports = frozenset((e.source, e.port) for node in program for e in node.inputs if e.port != "out")
     plan = Plan(
         program,

@@ -16,7 +16,7 @@ from snn2chip.neurons.base import IntegerNeuron
 from snn2chip.simulate.fast import compiled
 from snn2chip.simulate.fast.codegen import BLOCK, DoesNotFitError, Source, population_source
 from snn2chip.simulate.fast.ranges import UNBOUNDED, Range
-from snn2chip.simulate.fast.symbolic import NotSymbolicError, Ranges, Step, invariant, smallest_shape, trace_step
+from snn2chip.simulate.fast.symbolic import NotSymbolicError, Ranges, Step, invariant, start_of, trace_step
 
 # What a numpy run is fed when its input is not known: nothing is assumed.
 _ANYTHING = Range(-(2**62), 2**62)
@@ -56,9 +56,9 @@ class Run:
     histories: dict[str, Array]
 
 
-def port_ranges(model: IntegerNeuron, arithmetic: Arithmetic, a: Range | None) -> dict[str, Range]:
+def port_ranges(model: IntegerNeuron, shape: Shape, arithmetic: Arithmetic, a: Range | None) -> dict[str, Range]:
     """What "out" and the states of a population can be after any step, with inputs in ``a`` (None: anything)."""
-    proof = _proof(model, arithmetic, _ANYTHING if a is None else a)
+    proof = _proof(model, shape, arithmetic, _ANYTHING if a is None else a)
     if isinstance(proof, str):
         return _Unbounded()
     step, ranges = proof
@@ -80,13 +80,13 @@ def _of_output_alone(step: Step) -> Ranges:
     return Ranges(step.trace, {**dict.fromkeys(step.states, UNBOUNDED), "a": UNBOUNDED})
 
 
-def _proof(model: IntegerNeuron, arithmetic: Arithmetic, a: Range) -> tuple[Step, Ranges | None] | str:
+def _proof(model: IntegerNeuron, shape: Shape, arithmetic: Arithmetic, a: Range) -> tuple[Step, Ranges | None] | str:
     """The traced step with its proved ranges, or why there is none."""
     try:
         step = trace_step(model, arithmetic)
     except NotSymbolicError as error:
         return str(error)
-    return step, invariant(step, {name: _span(v) for name, v in model.start(smallest_shape(model)).items()}, a)
+    return step, invariant(step, {name: _span(v) for name, v in start_of(model, shape).items()}, a)
 
 
 def _span(x: Array) -> Range:
@@ -113,12 +113,12 @@ class Population:
     ) -> None:
         self.model, self.arithmetic, self.layout, self.record = model, arithmetic, layout, record
         a = Range(sum(r.low for r in inputs), sum(r.high for r in inputs))
-        self.ranges = port_ranges(model, arithmetic, a)
+        self.ranges = port_ranges(model, layout.shape, arithmetic, a)
         self.kernel, self.why = "numpy", ""
         self.input_dtype: np.dtype[Any] = np.dtype(np.int64)
         self.dtype: np.dtype[Any] = np.dtype(np.int64)
         self._source: Source | None = None
-        proof = _proof(model, arithmetic, a)
+        proof = _proof(model, layout.shape, arithmetic, a)
         if missing := compiled.missing():
             self.why = missing
         elif isinstance(proof, str):
@@ -141,8 +141,8 @@ class Population:
                 # Wrap-around as in numpy, and no branch left out on the strength of a range.
                 source = population_source(step, None, len(inputs), self.record, 64)
         self._source, self.kernel = source, f"compiled int{source.bits}"
-        first = self.model.start((1, *self.layout.shape))
-        self._rest = [(name, self.layout.to_memory(first[name][0]).reshape(-1).astype(self.dtype)) for name in source.live]
+        first = start_of(self.model, self.layout.shape)
+        self._rest = [(name, self.layout.to_memory(first[name]).reshape(-1).astype(self.dtype)) for name in source.live]
         self._params, self._period, self._block = self._tiled([step.trace.params[i] for i in source.params])
         nothing = self._arguments(0, [np.empty((1, 0), self.input_dtype)] * len(inputs), self.start(0), 0)
         self._compiled: Callable[..., None] = compiled.from_source(source.text, *nothing[0])

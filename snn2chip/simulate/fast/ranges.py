@@ -116,11 +116,11 @@ class ProgramRanges:
 
     Args:
         program: whose.
-        population: (model, range of its summed input or None where it is not known yet) → the ranges of its ports.
+        population: (node, range of its summed input or None where it is not known yet) → the ranges of its ports.
     """
 
-    def __init__(self, program: Program, population: Callable[[Any, Range | None], dict[str, Range]]) -> None:
-        self._program, self._population = program, population
+    def __init__(self, program: Program, population: Callable[[Node, Range | None], dict[str, Range]]) -> None:
+        self._program, self._population, self._shapes = program, population, program.shapes()
         self._found: dict[str, dict[str, Range]] = {}
         self._open: set[str] = set()
 
@@ -130,8 +130,7 @@ class ProgramRanges:
         if name not in self._found:
             if name in self._open:
                 # On a cycle: whatever a population is fed, its registers bound what it sends; nothing else is bounded.
-                model = node.layer.model if isinstance(node.layer, Neuron) else None
-                return UNBOUNDED if model is None else self._population(model, None)[port]
+                return self._population(node, None)[port] if isinstance(node.layer, Neuron) else UNBOUNDED
             self._open.add(name)
             try:
                 self._found[name] = self._ranges(node)
@@ -153,10 +152,17 @@ class ProgramRanges:
         if isinstance(node.layer, Input):
             return {"out": Range(*self._program.formats[node.name].range)}
         if isinstance(node.layer, Neuron):
-            return self._population(node.layer.model, self.summed(node))
+            return self._population(node, self.summed(node))
+        if isinstance(node.layer, MatMul):
+            return {"out": _bounded(_matmul(*self.inputs(node), self._shapes[node.inputs[0].source][-1]))}
         rule = next((_RULES[cls] for cls in type(node.layer).__mro__ if cls in _RULES), None)
         out = UNBOUNDED if rule is None else rule(node.layer, self.inputs(node))
-        return {"out": out if out.magnitude < UNBOUNDED.magnitude else UNBOUNDED}
+        return {"out": _bounded(out)}
+
+
+def _bounded(x: Range) -> Range:
+    """Nothing is said of what may leave 64 bits."""
+    return x if x.magnitude < UNBOUNDED.high else UNBOUNDED
 
 
 def _sum(xs: list[Range]) -> Range:
@@ -172,9 +178,9 @@ def _product(x: Range, y: Range) -> Range:
     return Range(min(corners), max(corners), x.step * y.step)
 
 
-def _matmul(layer: Any, xs: list[Range]) -> Range:
-    # The number of terms is not in the layer; the kernel that computes it proves its own sums.
-    return UNBOUNDED
+def _matmul(x: Range, y: Range, terms: int) -> Range:
+    one = _product(x, y)
+    return Range(one.low * terms, one.high * terms, one.step)
 
 
 def _sum_pool(layer: SumPool, xs: list[Range]) -> Range:
@@ -205,7 +211,6 @@ _RULES: dict[type, Callable[[Any, list[Range]], Range]] = {
     Output: _same,
     Add: lambda layer, xs: _sum(xs),
     Mul: lambda layer, xs: _product(xs[0], xs[1]),
-    MatMul: _matmul,
     Rescale: _rescale,
     Scale: _scale,
 }

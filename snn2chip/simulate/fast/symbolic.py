@@ -221,15 +221,15 @@ def trace_step(model: IntegerNeuron, arithmetic: Arithmetic) -> Step:
     return Step(trace, results, trace._expr(out))
 
 
-def smallest_shape(model: IntegerNeuron) -> Shape:
-    """The smallest population the model's parameters fit."""
-    arrays = [value.shape for value in vars(model).values() if isinstance(value, np.ndarray)]
-    return np.broadcast_shapes((1,), *arrays)
-
-
 def state_names(model: IntegerNeuron) -> tuple[str, ...]:
-    """The names of the model's states."""
-    return tuple(model.start(smallest_shape(model)))
+    """The names of the model's states; they are the same for a population of any shape."""
+    arrays = [value.shape for value in vars(model).values() if isinstance(value, np.ndarray)]
+    return tuple(model.start((1, *np.broadcast_shapes((1,), *arrays))))
+
+
+def start_of(model: IntegerNeuron, shape: Shape) -> dict[str, Array]:
+    """The states of one sample of a population before the first step, by name."""
+    return {name: value[0] for name, value in model.start((1, *shape)).items()}
 
 
 def reachable(roots: list[Expr]) -> Iterator[Expr]:

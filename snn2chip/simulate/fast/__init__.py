@@ -9,7 +9,6 @@ tested to be exact (``linear.py``), populations on a compiled kernel written fro
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -28,9 +27,9 @@ _UPDATE = 20
 # What can only be recorded if the kernels store it.
 _STATES = frozenset({"u", "v"})
 
-# Prepared programs, most recent last.
-_KEPT = 4
-_plans: list[tuple[weakref.ref[Program], tuple[bool, int, int], Plan]] = []
+# Prepared programs, most recent last; each holds its program and its weights once more.
+_KEPT = 2
+_plans: list[tuple[Program, tuple[bool, int, int], Plan]] = []
 
 
 def worthwhile(program: Program, samples: int, steps: int) -> bool:
@@ -61,10 +60,10 @@ def plan_for(program: Program, wanted: frozenset[str], samples: int, steps: int)
     record = bool(wanted & _STATES)
     kind = (record, steps, samples.bit_length())
     for entry in _plans:
-        if entry[0]() is program and entry[1] == kind:
+        if entry[0] is program and entry[1] == kind:
             return entry[2]
     plan = prepare(program, record, samples, steps)
-    _plans[:] = [*[e for e in _plans if e[0]() is not None][-_KEPT + 1 :], (weakref.ref(program), kind, plan)]
+    _plans[:] = [*_plans[-_KEPT + 1 :], (program, kind, plan)]
     return plan
 
 

@@ -154,7 +154,8 @@ class ProgramRanges:
         if isinstance(node.layer, Neuron):
             return self._population(node, self.summed(node))
         if isinstance(node.layer, MatMul):
-            return {"out": _bounded(_matmul(*self.inputs(node), self._shapes[node.inputs[0].source][-1]))}
+            x, y = self.inputs(node)
+            return {"out": _bounded(_matmul(x, y, self._shapes[node.inputs[0].source][-1]))}
         rule = next((_RULES[cls] for cls in type(node.layer).__mro__ if cls in _RULES), None)
         out = UNBOUNDED if rule is None else rule(node.layer, self.inputs(node))
         return {"out": _bounded(out)}

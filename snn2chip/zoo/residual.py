@@ -69,7 +69,8 @@ class ResNet:
         inner = parts.scaled(width, group or 1)
         out = inner * (self.expansion or 1)
         projected = stride != 1 or before != out
-        branches = 2 if projected and not self.sew else 1
+        # Zheng et al. 2021 halve the variance of whatever meets in a sum, an identity beside it or not.
+        branches = 1 if self.sew else 2
         if self.expansion is None:
             first = [parts.conv((before, inner), stride=stride)]
             last = parts.conv((inner, out), branches=branches)

@@ -105,8 +105,11 @@ def survey(model: nn.Module, run: Callable[[nn.Module, Any], Any], x: Tensor) ->
 
 def _judged(seen: Mapping[str, _Seen]) -> Survey:
     found = Survey()
+    known = [path for path, entry in seen.items() if entry.known is not None]
     for path, entry in sorted(seen.items()):
-        candidate = entry.known is not None or (entry.alike and entry.changes)
+        # A module around a known neuron is no neuron of its own: what else it does is traced like any code.
+        around = any(inner.startswith(f"{path}.") for inner in known)
+        candidate = entry.known is not None or (entry.alike and entry.changes and not around)
         if not candidate or any(path.startswith(f"{outer}.") for outer in found.cells):
             continue
         cell = entry.known

@@ -257,3 +257,23 @@ def test_snntorch_neurons_without_counterpart_are_refused_by_name(make: Any, fea
         trace(net, frames(0)[0], time_steps=T)
     assert caught.value.where == "2"
     assert caught.value.fix
+
+
+def test_a_recurrence_around_a_neuron_is_refused_with_the_way_to_write_it() -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.rec = nn.Linear(72, 12), nn.Linear(12, 12)
+            self.lif = snntorch.Leaky(beta=0.8, init_hidden=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.lif.reset_mem()
+            spike, spikes = torch.zeros(x.shape[1], 12), []
+            for frame in x:
+                spike = self.lif(self.fc(frame.flatten(1)) + self.rec(spike))
+                spikes.append(spike)
+            return torch.stack(spikes).sum(0)
+
+    with pytest.raises(S2CError, match="at step 1 a neuron reads a mixture of steps") as caught:
+        trace(lively(Around()), frames(0))
+    assert "RLeaky" in caught.value.fix

@@ -243,8 +243,9 @@ class _Conversion:
                 f"at step {step} a neuron reads "
                 + (f"step {steps[0]}" if len(steps) == 1 and steps[0] >= 0 else "a mixture of steps"),
                 where=str(call.source),
-                why="recurrent and delayed connections, and neurons after a read-out, are not traced",
-                fix="if the example's time axis was not found, name it: trace(..., input_time_axis=0, 1 or None)",
+                why="recurrent and delayed connections outside a neuron, and neurons after a read-out, are not traced",
+                fix="use a neuron that holds the recurrence (snnTorch RLeaky, Norse or Sinabs LIFRecurrent); "
+                "if the example's time axis was not found, name it: trace(..., input_time_axis=0, 1 or None)",
             )
         if sorted(found.n.tolist()) != list(range(self.batch)):
             raise S2CError(

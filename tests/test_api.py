@@ -46,7 +46,7 @@ import sys
 import snn2chip
 assert not {"torch", "numpy", "h5py"} & set(sys.modules), "import snn2chip imports more than it needs"
 import snn2chip.simulate, snn2chip.quantize, snn2chip.verify
-from snn2chip.simulate.engine import fan_out
+from snn2chip.simulate.counting import fan_out
 from snn2chip import simulate
 for name in ("trace", "load_graph", "quantize", "load", "simulate", "verify", "compile"):
     assert name in snn2chip.__all__ and type(getattr(snn2chip, name)).__name__ == "function", name

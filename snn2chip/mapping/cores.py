@@ -23,7 +23,7 @@ from snn2chip.ir.graph import Node
 from snn2chip.ir.layers import Conv, Linear, Neuron, Shape
 from snn2chip.ir.program import Program
 from snn2chip.ir.target import Cores
-from snn2chip.simulate.engine import fan_out
+from snn2chip.simulate.counting import fan_out
 
 BASIS = (
     "Lower bound from public capacities: cores = max over neurons, memory, axons in, axons out. "

@@ -17,7 +17,7 @@ from snn2chip.ir.layers import Array
 from snn2chip.ir.program import LayerQuantization, Program
 from snn2chip.mapping import check, estimate
 from snn2chip.report import statistics
-from snn2chip.simulate.engine import fan_out
+from snn2chip.simulate.counting import fan_out
 from snn2chip.verify.measure import (
     ISOLATED_SAMPLES,
     LayerMeasure,

@@ -1,49 +1,21 @@
-"""The reference engine: one time step after another, one layer after another. It is the definition of what a Program
-means, and runs a float Graph through the same loop.
-
-Two clocks. In the sample's clock every layer computes step t from step t of the layers before it. In the machine's
-clock every edge takes the steps it takes on the chip (``ir/schedule.py``), layers run before their window opens, and
-states are reset by interval and phase: that is how vendors record.
-"""
+"""The door to simulation: checks what is asked for and hands it to the engine that takes it."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from snn2chip.errors import S2CError, UsageError
-from snn2chip.ir.graph import Edge, Network, Node
-from snn2chip.ir.layers import Array, Conv, Delay, Input, Linear, Neuron, Output, Readout, Shape, windows
+from snn2chip.ir.graph import Network
 from snn2chip.ir.program import Program
-from snn2chip.ir.schedule import depths, machine_delay
-from snn2chip.simulate.data import as_samples, to_integers
-from snn2chip.simulate.ops import NumpyOps, Ops, apply
-from snn2chip.simulate.result import Counts, Recording, Result, joined
+from snn2chip.simulate import reference
+from snn2chip.simulate.data import as_samples
+from snn2chip.simulate.reference import Backend, Clock, MachineClock
+from snn2chip.simulate.result import Result
 
-Clock = Literal["sample", "machine"]
 Engine = Literal["auto", "fast", "reference"]
 RECORDABLE = ("u", "v", "h", "spikes", "a", "out")
-
-
-@dataclass(frozen=True)
-class MachineClock:
-    """How a vendor's recording was made.
-
-    Args:
-        reset_interval: states are cleared every so many machine steps; None: never.
-        reset_phase: the layer at depth d is cleared at machine steps (counted from 0) d + reset_phase + k·interval.
-        registers: name of a register convention of the target (what v reads in the step of a spike), or None.
-    """
-
-    reset_interval: int | None = None
-    reset_phase: int = 0
-    registers: str | None = None
 
 
 def simulate(
@@ -56,7 +28,7 @@ def simulate(
     reset_phase: int = 0,
     registers: str | None = None,
     batch_size: int = 128,
-    backend: Literal["auto", "numpy", "torch"] = "auto",
+    backend: Backend = "auto",
     engine: Engine = "auto",
     progress: Callable[[int], None] | None = None,
 ) -> Result:
@@ -68,12 +40,14 @@ def simulate(
         record: any of "u", "v", "spikes", "a" (summed input of a population), "h" (a float population's membrane at the
             fire test), "out" (output of the other layers).
         clock: "sample", or "machine"; x may then have any number of steps.
-        reset_interval, reset_phase, registers: of the machine's clock, see :class:`MachineClock`.
+        reset_interval, reset_phase, registers: of the machine's clock, see
+            :class:`~snn2chip.simulate.reference.MachineClock`.
         batch_size: samples computed together; the result does not depend on it for a Program.
         backend: kernels for a float Graph: torch where it is installed, so that rounding is the model's own.
-        engine: what computes a Program in the sample's clock. "reference": this module, the definition. "fast": the
-            same integers sooner, see :mod:`snn2chip.simulate.fast`. "auto": the fast one where torch and numba are
-            there, it covers the program, and the run is long enough to repay its preparation.
+        engine: what computes a Program in the sample's clock. "reference": the definition,
+            :mod:`snn2chip.simulate.reference`. "fast": the same integers sooner, :mod:`snn2chip.simulate.fast`.
+            "auto": the fast one where torch and numba are there, it covers the program, and the run is long enough to
+            repay its preparation.
         progress: called with the number of samples done.
 
     Raises:
@@ -97,14 +71,16 @@ def simulate(
 
         assert isinstance(network, Program)
         return fast.run(network, samples, steps, wanted, batch_size=batch_size, progress=progress)
-    plan = _Plan(network, machine, steps)
-    compute = _integer_kernels if isinstance(network, Program) else _float_kernels(backend)
-    parts = []
-    for start in range(0, len(samples), batch_size):
-        parts.append(_run(plan, samples[start : start + batch_size], start, wanted, compute))
-        if progress is not None:
-            progress(min(start + batch_size, len(samples)))
-    return joined(parts)
+    return reference.run(
+        network,
+        samples,
+        steps,
+        wanted,
+        machine=machine,
+        backend=backend,
+        batch_size=batch_size,
+        progress=progress,
+    )
 
 
 def _takes_fast(network: Network, machine: MachineClock | None, engine: Engine, samples: int, steps: int) -> bool:
@@ -122,295 +98,3 @@ def _takes_fast(network: Network, machine: MachineClock | None, engine: Engine, 
     from snn2chip.simulate import fast
 
     return fast.worthwhile(network, samples, steps)
-
-
-@dataclass(frozen=True)
-class _Kernels:
-    """How one batch is computed: tensor operations, neuron steps, and the way in and out of numpy."""
-
-    ops: Ops
-    start: Callable[[Node, Any], dict[str, Any]]
-    step: Callable[[Node, dict[str, Any], Any], tuple[dict[str, Any], Any]]
-    to_numpy: Callable[[Any], Array]
-    zeros: Callable[[Shape], Any]
-    samples: Any
-    clipped: int = 0
-
-
-def _integer_kernels(network: Network, samples: Array, first: int) -> _Kernels:
-    assert isinstance(network, Program)
-    arithmetic = network.target.arithmetic
-    integers, clipped = to_integers(network, samples, first)
-    return _Kernels(
-        NumpyOps(),
-        lambda node, a: node.layer.model.start(a.shape),  # type: ignore[attr-defined]
-        lambda node, state, a: node.layer.model.step(state, a, arithmetic),  # type: ignore[attr-defined]
-        lambda a: a,
-        lambda shape: np.zeros(shape, dtype=np.int64),
-        integers,
-        clipped,
-    )
-
-
-def _float_kernels(backend: str) -> Callable[[Network, Array, int], _Kernels]:
-    if backend == "auto":
-        try:
-            import torch
-
-            backend = "torch"
-        except ImportError:
-            backend = "numpy"
-    if backend == "numpy":
-        numpy_ops = NumpyOps()
-
-        def with_numpy(network: Network, samples: Array, first: int) -> _Kernels:
-            return _Kernels(
-                numpy_ops,
-                lambda node, a: node.layer.model.start(a, numpy_ops),  # type: ignore[attr-defined]
-                lambda node, state, a: node.layer.model.step(state, a, numpy_ops),  # type: ignore[attr-defined]
-                lambda a: a,
-                lambda shape: np.zeros(shape, dtype=np.float32),
-                samples.astype(np.float32),
-            )
-
-        return with_numpy
-
-    import torch
-
-    from snn2chip.simulate.torch_ops import TorchOps
-
-    torch_ops = TorchOps()
-
-    def with_torch(network: Network, samples: Array, first: int) -> _Kernels:
-        return _Kernels(
-            torch_ops,
-            lambda node, a: node.layer.model.start(a, torch_ops),  # type: ignore[attr-defined]
-            lambda node, state, a: node.layer.model.step(state, a, torch_ops),  # type: ignore[attr-defined]
-            lambda a: a.numpy(),
-            lambda shape: torch.zeros(shape, dtype=torch.float32),
-            torch.from_numpy(samples.astype(np.float32)),
-        )
-
-    return with_torch
-
-
-class _Plan:
-    """What is known of a run before the data: delays, what never changes, what the counts need."""
-
-    def __init__(self, network: Network, machine: MachineClock | None, steps: int) -> None:
-        self.network, self.machine, self.steps = network, machine, steps
-        self.shapes = network.shapes()
-        self.depth = depths(network)
-        # On the machine a value that never changes still arrives some steps late.
-        self.static = network.static() if machine is None else frozenset()
-        self.edges = {node.name: [(edge, self._delay(edge, node)) for edge in node.inputs] for node in network}
-        self.history: dict[tuple[str, str], int] = {}
-        for node in network:
-            own = node.layer.steps if isinstance(node.layer, Delay) else 0
-            if isinstance(node.layer, Linear) and node.layer.delay is not None:
-                own = int(node.layer.delay.max(initial=0))
-            for edge, delay in self.edges[node.name]:
-                key = (edge.source, edge.port)
-                self.history[key] = max(self.history.get(key, 0), delay + own)
-        self.fan_out = {n.name: fan_out(n.layer, self.shapes[n.inputs[0].source]) for n in network if n.layer.synaptic}
-        self.register = self._register()
-
-    def _delay(self, edge: Edge, node: Node) -> int:
-        return edge.delay if self.machine is None else machine_delay(edge, node, self.depth)
-
-    def _register(self) -> int:
-        name = None if self.machine is None else self.machine.registers
-        if name is None:
-            return 0
-        conventions = self.network.target.registers if isinstance(self.network, Program) else {}
-        if name not in conventions:
-            raise UsageError(
-                f"the target has no register convention {name!r}",
-                fix=f"use one of {', '.join(conventions) or 'none'}",
-            )
-        return conventions[name]["v_after_spike"]
-
-    def resets(self, name: str, step: int) -> bool:
-        """Whether the population's state is cleared before this machine step."""
-        if self.machine is None or self.machine.reset_interval is None:
-            return False
-        return (step - self.depth[name] - self.machine.reset_phase) % self.machine.reset_interval == 0
-
-
-def fan_out(layer: Any, shape: Shape) -> Array:
-    """Synapses leaving every input position of a synaptic layer, int64 of the input's shape.
-
-    Windows are separable, so a convolution's count is a product of one count per axis.
-    """
-    if isinstance(layer, Linear):
-        return np.full(shape, layer.weight.shape[0], dtype=np.int64)
-    assert isinstance(layer, Conv)
-    counts = np.asarray(layer.weight.shape[0] // layer.groups, dtype=np.int64)
-    sizes = windows(shape[1:], layer.kernel, layer.stride, layer.padding, layer.dilation)
-    for n, k, s, p, d, out in zip(
-        shape[1:], layer.kernel, layer.stride, layer.padding, layer.dilation, sizes, strict=True
-    ):
-        positions = (np.arange(out)[:, None] * s + np.arange(k)[None, :] * d - p).ravel()
-        covered = np.bincount(positions[(positions >= 0) & (positions < n)], minlength=n)
-        counts = counts[..., None] * covered
-    return np.broadcast_to(counts, shape)
-
-
-def _run(
-    plan: _Plan,
-    samples: Array,
-    first: int,
-    wanted: frozenset[str],
-    kernels_for: Callable[[Network, Array, int], _Kernels],
-) -> Result:
-    """One batch, whose first sample is number ``first`` of the data."""
-    network, n = plan.network, len(samples)
-    kernels = kernels_for(network, samples, first)
-    counts = {node.name: Counts.zeros(n, plan.steps) for node in network}
-    recordings = {node.name: Recording() for node in network}
-    past: dict[tuple[str, str], list[Any]] = {key: [] for key, depth in plan.history.items() if depth}
-    states: dict[str, dict[str, Any]] = {}
-    kept: dict[str, Any] = {}
-    outputs: list[Any] = []
-    last_depth = plan.depth[network.output.name] if plan.machine else 0
-
-    for t in range(plan.steps):
-        now: dict[tuple[str, str], Any] = {}
-
-        def value(edge: Edge, delay: int, now: dict[tuple[str, str], Any] = now) -> Any:
-            key = (edge.source, edge.port)
-            if delay == 0:
-                return now[key]
-            before = past[key]
-            return before[-delay] if delay <= len(before) else kernels.zeros((n, *plan.shapes[edge.source]))
-
-        for node in network:
-            if node.name in kept:
-                now[node.name, "out"] = kept[node.name]
-                continue
-            if isinstance(node.layer, Input):
-                out = kernels.samples if network.coding == "direct" else kernels.samples[:, t]
-            elif isinstance(node.layer, Readout | Output):
-                out = value(*plan.edges[node.name][0])
-            elif isinstance(node.layer, Neuron):
-                a = sum(
-                    (value(e, d) for e, d in plan.edges[node.name][1:]),
-                    start=value(*plan.edges[node.name][0]),
-                )
-                if node.name not in states or plan.resets(node.name, t):
-                    states[node.name] = kernels.start(node, a)
-                state, out = kernels.step(node, states[node.name], a)
-                states[node.name] = state
-                for port in ("u", "v"):
-                    if port in state:
-                        now[node.name, port] = state[port]
-                _count_population(counts[node.name], t, kernels.to_numpy(out), node)
-                _record_population(recordings[node.name], wanted, plan, t, n, state, out, a, kernels)
-            else:
-                out = _stateless(node, plan, kernels, value)
-                # What never changes is computed once; on the chip its events still arrive at every step.
-                steps = slice(t, None if node.name in plan.static else t + 1)
-                if node.layer.synaptic:
-                    events = kernels.to_numpy(value(*plan.edges[node.name][0]))
-                    _count_synapses(counts[node.name], steps, events, plan.fan_out[node.name], node)
-                if "out" in wanted:
-                    _store(recordings[node.name], "out", kernels.to_numpy(out), steps, plan.steps)
-            now[node.name, "out"] = out
-            if node.name in plan.static:
-                kept[node.name] = out
-        if t >= last_depth:
-            outputs.append(now[network.output.name, "out"])
-        for key, before in past.items():
-            before.append(now[key])
-            del before[: -plan.history[key]]
-
-    result = read_out(network, [kernels.to_numpy(o) for o in outputs])
-    integers = result if isinstance(network, Program) else None
-    real = result * network.output_scale if isinstance(network, Program) else result
-    kept_recordings = {name: r for name, r in recordings.items() if any(v is not None for v in vars(r).values())}
-    return Result(real, integers, counts, tuple(network.nodes), network, kept_recordings, kernels.clipped)
-
-
-def _stateless(node: Node, plan: _Plan, kernels: _Kernels, value: Callable[[Edge, int], Any]) -> Any:
-    edges = plan.edges[node.name]
-    if isinstance(node.layer, Delay):
-        return value(edges[0][0], edges[0][1] + node.layer.steps)
-    if isinstance(node.layer, Linear) and node.layer.delay is not None:
-        edge, delay = edges[0]
-        total: Any = None
-        for steps in np.unique(node.layer.delay):
-            part = dataclasses.replace(
-                node.layer, weight=node.layer.weight * (node.layer.delay == steps), bias=None, delay=None
-            )
-            y = apply(part, [value(edge, delay + int(steps))], kernels.ops)
-            total = y if total is None else total + y
-        return total if node.layer.bias is None else total + kernels.ops.const(node.layer.bias, total)
-    return apply(node.layer, [value(edge, delay) for edge, delay in edges], kernels.ops)
-
-
-def _count_population(counts: Counts, t: int, out: Array, node: Node) -> None:
-    counts.neuron_updates[:, t] = math.prod(out.shape[1:])
-    if not silent(node):
-        counts.spikes[:, t] = np.count_nonzero(out.reshape(len(out), -1), axis=1)
-
-
-def silent(node: Node) -> bool:
-    """Whether the population is an integrator, whose output is a membrane and no spike."""
-    return str(node.layer.kind).endswith("LI")
-
-
-def _count_synapses(counts: Counts, steps: slice, events: Array, fan: Array, node: Node) -> None:
-    if node.placement == "host":
-        counts.macs[:, steps.start] = int(fan.sum())
-    else:
-        counts.synops[:, steps] = ((events != 0).reshape(len(events), -1) @ fan.ravel())[:, None]
-
-
-def _record_population(
-    recording: Recording,
-    wanted: frozenset[str],
-    plan: _Plan,
-    t: int,
-    n: int,
-    state: dict[str, Any],
-    out: Any,
-    a: Any,
-    kernels: _Kernels,
-) -> None:
-    available = {"u": state.get("u"), "v": state["v"], "h": state.get("h"), "spikes": out, "a": a}
-    for name in wanted & set(available):
-        if available[name] is None:
-            continue
-        array = kernels.to_numpy(available[name])
-        if name == "v" and plan.register:
-            array = np.where(kernels.to_numpy(out) != 0, plan.register, array)
-        _store(recording, name, array, slice(t, t + 1), plan.steps)
-
-
-def _store(recording: Recording, name: str, array: Array, at: slice, steps: int) -> None:
-    held = getattr(recording, name)
-    if held is None:
-        dtype = np.int64 if array.dtype.kind in "iu" else array.dtype
-        held = np.empty(
-            (len(array), steps, *array.shape[1:]),
-            dtype=np.int32 if name == "spikes" and dtype == np.int64 else dtype,
-        )
-        setattr(recording, name, held)
-    held[:, at] = array[:, None]
-
-
-def read_out(network: Network, steps: list[Array]) -> Array:
-    """The read-out over the steps' outputs, or the outputs themselves [N, T, ...] where the network has none."""
-    (edge,) = network.output.inputs
-    layer = network[edge.source].layer
-    if not isinstance(layer, Readout):
-        return np.stack(steps, axis=1)
-    return _READOUTS[layer.how](steps)
-
-
-_READOUTS: dict[str, Callable[[list[Array]], Array]] = {
-    "sum": lambda steps: np.sum(steps, axis=0),
-    "mean": lambda steps: np.sum(steps, axis=0) / np.asarray(len(steps), dtype=steps[0].dtype),
-    "last": lambda steps: steps[-1],
-    "max": lambda steps: np.max(steps, axis=0),
-}

@@ -18,7 +18,7 @@ from snn2chip.ir.layers import Array
 from snn2chip.ir.program import Program
 from snn2chip.simulate import simulate
 from snn2chip.simulate.data import as_samples
-from snn2chip.simulate.engine import Clock
+from snn2chip.simulate.reference import Clock
 from snn2chip.verify.compare import (
     OUTPUTS,
     QUANTITIES,

@@ -19,7 +19,7 @@ from snn2chip.ir.program import Program
 from snn2chip.ir.schedule import depths
 from snn2chip.neurons.lif import LIF, IntegerLIF
 from snn2chip.simulate import simulate
-from snn2chip.simulate.engine import fan_out
+from snn2chip.simulate.counting import fan_out
 
 
 def lif(**options: object) -> IntegerLIF:

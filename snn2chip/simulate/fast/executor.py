@@ -12,10 +12,11 @@ import torch
 from snn2chip.errors import S2CError
 from snn2chip.ir.graph import Edge, Node
 from snn2chip.ir.layers import Array, Delay, Input, Neuron, Output, Readout
+from snn2chip.simulate.counting import silent
 from snn2chip.simulate.data import to_integers
-from snn2chip.simulate.engine import read_out, silent
 from snn2chip.simulate.fast import linear
 from snn2chip.simulate.fast.plan import Chunk, Component, Key, Plan, chunk_of, last_reader
+from snn2chip.simulate.readout import read_out
 from snn2chip.simulate.result import Counts, Recording, Result
 
 

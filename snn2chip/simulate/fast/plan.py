@@ -14,7 +14,7 @@ from snn2chip.ir.graph import Node
 from snn2chip.ir.layers import Array, Conv, Delay, Input, Linear, Neuron, Output, Pool, Readout, Shape
 from snn2chip.ir.program import Program
 from snn2chip.neurons.base import IntegerNeuron
-from snn2chip.simulate.engine import fan_out
+from snn2chip.simulate.counting import fan_out
 from snn2chip.simulate.fast import linear, stateless
 from snn2chip.simulate.fast.population import Layout, Population, port_ranges
 from snn2chip.simulate.fast.ranges import ProgramRanges

@@ -1,0 +1,34 @@
+"""What operation counts rest on: synapses per input position, and which populations send spikes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from snn2chip.ir.graph import Node
+from snn2chip.ir.layers import Array, Conv, Linear, Shape, windows
+
+
+def fan_out(layer: Any, shape: Shape) -> Array:
+    """Synapses leaving every input position of a synaptic layer, int64 of the input's shape.
+
+    Windows are separable, so a convolution's count is a product of one count per axis.
+    """
+    if isinstance(layer, Linear):
+        return np.full(shape, layer.weight.shape[0], dtype=np.int64)
+    assert isinstance(layer, Conv)
+    counts = np.asarray(layer.weight.shape[0] // layer.groups, dtype=np.int64)
+    sizes = windows(shape[1:], layer.kernel, layer.stride, layer.padding, layer.dilation)
+    for n, k, s, p, d, out in zip(
+        shape[1:], layer.kernel, layer.stride, layer.padding, layer.dilation, sizes, strict=True
+    ):
+        positions = (np.arange(out)[:, None] * s + np.arange(k)[None, :] * d - p).ravel()
+        covered = np.bincount(positions[(positions >= 0) & (positions < n)], minlength=n)
+        counts = counts[..., None] * covered
+    return np.broadcast_to(counts, shape)
+
+
+def silent(node: Node) -> bool:
+    """Whether the population is an integrator, whose output is a membrane and no spike."""
+    return str(node.layer.kind).endswith("LI")

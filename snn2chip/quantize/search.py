@@ -39,6 +39,8 @@ CORRECTED = 3
 # The smallest weight is tried as this many times the number all weights are multiples of, and how nearly they must be.
 OWN_GRID_DIVISORS = (1, 2, 3, 4, 5)
 OWN_GRID_SLACK = 1e-4
+# Bits of the weights given up, one after another, where the registers hold no finer unit.
+SPARED_BITS = 3
 # log2 of the clipping accepted rather than doubling a weight's step.
 SNAP_SLACK = 0.03
 
@@ -137,6 +139,10 @@ def search(problem: Problem) -> list[Quantized]:
         return [preferred(exact)]
     for exponent in exponents:
         tried(exponent, dict.fromkeys(names, 1.0))
+    for exponent in range(-1, -SPARED_BITS - 1, -1):
+        # A membrane that reaches far beyond its threshold needs coarser units than the finest weights.
+        if not found and not exact:
+            tried(exponent, dict.fromkeys(names, 1.0))
     if not found and not exact:
         raise NoScaleError(
             "threshold, bias and weights do not fit the chip's registers together",

@@ -389,6 +389,30 @@ def test_a_threshold_that_cannot_fit_is_refused() -> None:
     assert "lif" in caught.value.where
 
 
+def test_a_membrane_far_below_its_threshold_gets_coarser_units() -> None:
+    rng = np.random.default_rng(17)
+    w = np.abs(weights(rng, 4, 200, gain=0.2))
+    w[:, :60] *= -1.5
+    network = graph(
+        (200,),
+        node("fc", Linear(w), "x"),
+        node("lif", population(LIF(1.0, 1.0, fire=">")), "fc"),
+        time_steps=60,
+    )
+    x = np.zeros((8, 60, 200), np.float32)
+    x[:4, :, :60] = spikes(rng, 4, 60, 60, rate=0.9)
+    x[4:] = spikes(rng, 4, 60, 200, rate=0.1)
+    program = quantize(network, "loihi2", x)
+    form = program.formats["fc.weight"]
+    mantissas = np.abs(program["fc"].layer.weight >> form.exponent)
+    assert mantissas.max() <= 128
+    a, b = simulate(network, x, record=("spikes", "v")), simulate(program, x, record=("spikes", "v"))
+    assert a["lif"].v.min() < -50
+    assert np.abs(b["lif"].v).max() < 2**23 - 1
+    assert (a["lif"].spikes != b["lif"].spikes).mean() < 0.01
+    assert a["lif"].spikes.any()
+
+
 def test_spikes_straight_into_a_population_pass_a_synapse_of_one() -> None:
     rng = np.random.default_rng(15)
     network = graph((3, 4, 4), node("lif", population(LIF(1.5, 0.9, fire=">")), "x"))

@@ -43,9 +43,7 @@ def test_file_appears_only_when_the_block_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("exception", [RuntimeError, KeyboardInterrupt])
-def test_a_failing_block_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, exception: type[BaseException]
-) -> None:
+def test_a_failing_block_leaves_the_old_file_and_nothing_else(tmp_path: Path, exception: type[BaseException]) -> None:
     target = tmp_path / "a.txt"
     target.write_text("old")
     with pytest.raises(exception), atomic_file(target) as temporary:  # noqa: PT012

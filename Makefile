@@ -22,7 +22,7 @@ LAVA := lava-nc lava-dl
 LAVA_NEEDS := scipy networkx asteval
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs examples pytest bench clean
+.PHONY: help demo test lint docs examples pytest bench bench-zoo clean
 
 help:
 	@echo "make demo      train, compile, verify and report a small network"
@@ -31,6 +31,7 @@ help:
 	@echo "make docs      build the documentation into build/docs"
 	@echo "make examples  run every example"
 	@echo "make bench     time the simulators against each other (some minutes; BENCH=--json for JSON)"
+	@echo "make bench-zoo trace and fold every network of the zoo at full size (some minutes, 7 GiB; ZOO=names)"
 	@echo "make clean     remove .venv, build and caches"
 	@echo "PYTHON=python3.12 selects the interpreter that creates .venv"
 
@@ -61,6 +62,9 @@ pytest: $(DEVELOPMENT)
 
 bench: $(DEVELOPMENT)
 	$(BIN)/python tests/bench/bench.py $(BENCH)
+
+bench-zoo: $(DEVELOPMENT)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/zoo.py $(ZOO)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

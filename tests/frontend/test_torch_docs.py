@@ -1,4 +1,4 @@
-"""The code of docs/bring-your-model.md runs as it stands."""
+"""The code of the pages on models runs as it stands."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "bring-your-model.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    for library in ("snntorch", "spikingjelly", "norse", "sinabs"):
+@pytest.mark.parametrize(
+    ("name", "libraries", "least"),
+    [("bring-your-model.md", ("snntorch", "spikingjelly", "norse", "sinabs"), 6), ("zoo.md", (), 3)],
+)
+def test_the_page_runs(name: str, libraries: tuple[str, ...], least: int, capsys: pytest.CaptureFixture[str]) -> None:
+    for library in libraries:
         pytest.importorskip(library)
-    assert len(BLOCKS) >= 6
+    page = DOCS / name
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    assert len(blocks) >= least
     namespace: dict[str, object] = {}
     with warnings.catch_warnings():
         # Untrained nets: a layer may be silent.
         warnings.filterwarnings("ignore", message=".*never fired.*")
-        for block in BLOCKS:
-            exec(compile(block, str(PAGE), "exec"), namespace)
+        for block in blocks:
+            exec(compile(block, str(page), "exec"), namespace)
     shown = capsys.readouterr().out
-    for promised in re.findall(r"print\(.*?#\s*(.+)", "\n".join(BLOCKS)):
+    for promised in re.findall(r"print\(.*?#\s*(.+)", "\n".join(blocks)):
         assert promised in shown

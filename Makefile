@@ -22,7 +22,7 @@ LAVA := lava-nc lava-dl
 LAVA_NEEDS := scipy networkx asteval
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs examples pytest bench bench-zoo clean
+.PHONY: help demo test lint docs examples pytest fuzz bench bench-zoo clean
 
 help:
 	@echo "make demo      train, compile, verify and report a small network"
@@ -32,6 +32,7 @@ help:
 	@echo "make examples  run every example"
 	@echo "make bench     time the simulators against each other (some minutes; BENCH=--json for JSON)"
 	@echo "make bench-zoo trace and fold every network of the zoo at full size (some minutes, 7 GiB; ZOO=names)"
+	@echo "make fuzz      thousands of new random networks, every engine and Lava (FUZZ=20 times as many as CI)"
 	@echo "make clean     remove .venv, build and caches"
 	@echo "PYTHON=python3.12 selects the interpreter that creates .venv"
 
@@ -59,6 +60,10 @@ examples: $(DEVELOPMENT)
 
 pytest: $(DEVELOPMENT)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet
+
+fuzz: $(DEVELOPMENT)
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=fuzz SNN2CHIP_FUZZ=$(or $(FUZZ),20) $(BIN)/python -m pytest --quiet \
+		tests/simulate/test_fast.py tests/emit/test_lava_random.py tests/emit/test_onnx.py tests/emit/test_nir.py
 
 bench: $(DEVELOPMENT)
 	$(BIN)/python tests/bench/bench.py $(BENCH)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from snn2chip.emit.lava import describe
 from snn2chip.simulate import simulate
 from snn2chip.verify import Execution, compare, first_divergence
@@ -17,7 +18,7 @@ from tests.emit.random_programs import Case, cases
 if not shim.installed():
     pytest.skip("lava-nc is not installed", allow_module_level=True)
 
-NETWORKS = 240
+NETWORKS = examples(240)
 
 
 @pytest.mark.filterwarnings("ignore::scipy.sparse.SparseEfficiencyWarning")

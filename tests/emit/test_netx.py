@@ -16,6 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from effort import examples
 from snn2chip.emit.netx import reads_unchanged, write_net
 from snn2chip.errors import S2CError
 from snn2chip.frontend.netx import read_net
@@ -58,7 +59,7 @@ def _dense_weights(program: Program) -> list[list[Array]]:
     return [[s.weight for s in synapses] for synapses in fed_by if all(isinstance(s, L.Linear) for s in synapses)]
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(seed=st.integers(0, 10**6))
 def test_the_same_integers_come_back(random_program: Build, seed: int) -> None:
     program = random_program(seed, native=True)
@@ -115,7 +116,7 @@ MATRICES = st.tuples(st.integers(-300, 300), st.integers(-300, 300), st.sampled_
 
 
 @needs_netx
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(first=MATRICES, second=st.none() | MATRICES)
 def test_which_weights_netx_keeps(first: Array, second: Array | None) -> None:
     weights = [first] if second is None else [first, second[:, :3]]

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from snn2chip.emit.nir import write_program
 from snn2chip.errors import S2CError
 from snn2chip.frontend.load import load, load_graph
@@ -61,7 +62,7 @@ def _program(neuron: IntegerLIF, *, weight_scale: float = 0.25, v_scale: float =
 PLAIN = IntegerLIF(np.asarray(150), np.asarray(0), np.asarray(4096), np.array([3, -7, 20]).reshape(3, 1, 1))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(seed=st.integers(0, 10**6))
 def test_a_program_comes_back_as_it_was(random_program: Build, seed: int) -> None:
     program = random_program(seed)

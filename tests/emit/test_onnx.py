@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from effort import examples
 from snn2chip.emit.onnx import write_onnx
 from snn2chip.errors import S2CError
 from snn2chip.ir import layers as L
@@ -103,7 +104,7 @@ def test_random_programs_give_the_same_integers(engine: str, tmp_path_factory: p
     path = tmp_path_factory.mktemp("onnx") / "program.onnx"
     seen: Counter[str] = Counter()
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=examples(200), deadline=None)
     @given(cases())
     def check(case: Case) -> None:
         model = _written(case.program, path)

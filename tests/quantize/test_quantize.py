@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from networks import batch_norm, graph, node, population, spikes, weights
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.ir.arithmetic import Arithmetic
@@ -136,7 +137,7 @@ def test_wider_weights_lose_less() -> None:
     assert lost[0] > lost[1] > lost[2]
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     seed=st.integers(0, 10**6),
     decays=st.tuples(*[st.sampled_from([0, 1, 700, 2048, 4000, 4096])] * 2),

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from networks import graph, node, population, program, spikes
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.ir.arithmetic import Arithmetic
@@ -107,7 +108,7 @@ def interpreted() -> Iterator[None]:
 # --- whole programs ---
 
 
-@settings(max_examples=120)
+@settings(max_examples=examples(120))
 @given(case=cases(), size=st.sampled_from([1, 400, 3000, 1 << 22]), int8=st.booleans(), record=st.booleans())
 def test_random_programs(case: Case, size: int, int8: bool, record: bool) -> None:
     wanted = EVERYTHING if record else ()
@@ -189,7 +190,7 @@ def mixtures(draw: Any) -> tuple[Program, np.ndarray]:
     return made, x
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(mixture=mixtures(), size=st.sampled_from([1, 2000, 1 << 22]), record=st.booleans())
 def test_every_layer_and_edge(mixture: tuple[Program, np.ndarray], size: int, record: bool) -> None:
     made, x = mixture
@@ -240,7 +241,7 @@ def neurons(draw: Any) -> tuple[IntegerLIF, Arithmetic, Layout, np.random.Genera
     return model, arithmetic, Layout(shape, draw(st.booleans()) and len(shape) > 1), rng
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(case=neurons(), reach=st.sampled_from([0, 1, 300, 70_000, 1 << 21, (1 << 24) - 1]), inputs=st.integers(1, 2))
 def test_every_option_of_a_neuron_without_any_overflow(case: Any, reach: int, inputs: int) -> None:
     """The kernel's source, operation by operation: equal to the numpy step, and no 32-bit operation overflows."""

@@ -15,6 +15,8 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
+from snn2chip.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from snn2chip.api import Build as Build
     from snn2chip.api import compile as compile  # noqa: A004
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from snn2chip.api import trace as trace
     from snn2chip.api import verify as verify
     from snn2chip.errors import S2CError as S2CError
-
-__version__ = "0.1.0"
 
 _FACE = {
     "Build": "snn2chip.api",

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-import snn2chip
 from snn2chip.atomic import atomic_dir, atomic_file
 from snn2chip.emit.lava import write_project
 from snn2chip.emit.netx import write_net
@@ -37,6 +36,7 @@ from snn2chip.simulate import simulate
 from snn2chip.simulate.data import as_samples
 from snn2chip.verify import verify
 from snn2chip.verify.measure import measure
+from snn2chip.version import __version__
 
 __all__ = ["Build", "compile", "load", "load_graph", "quantize", "simulate", "trace", "verify"]
 
@@ -363,7 +363,7 @@ def _verified(program: Program, x: Array, oracle: str) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "snn2chip": snn2chip.__version__}
+    found = {"python": platform.python_version(), "snn2chip": __version__}
     for name in _VERSIONED:
         try:
             found[name] = importlib.metadata.version(name)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-import snn2chip
 from snn2chip.cli.app import App
+from snn2chip.version import __version__
 
 
 @click.group(cls=App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(snn2chip.__version__, prog_name="snn2chip")
+@click.version_option(__version__, prog_name="snn2chip")
 def main() -> None:
     """Compile trained spiking neural networks for neuromorphic chips, and verify what comes out.
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-import snn2chip
 from snn2chip.atomic import atomic_file
 from snn2chip.errors import S2CError
 from snn2chip.ir import layers as L
@@ -28,6 +27,7 @@ from snn2chip.ir.graph import Edge, Node
 from snn2chip.ir.layers import Array, Shape, windows
 from snn2chip.ir.program import Program
 from snn2chip.simulate.fast.symbolic import Expr, NotSymbolicError, Step, reachable, state_names, trace_step
+from snn2chip.version import __version__
 
 # Operators used are those of opset 18 (BitwiseAnd, ReduceMax with axes as an input); IR 8 goes with it.
 _OPSET, _IR = 18, 8
@@ -93,7 +93,7 @@ class _Writer:
             opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(_DOMAIN, 1)],
             ir_version=_IR,
             producer_name="snn2chip",
-            producer_version=snn2chip.__version__,
+            producer_version=__version__,
         )
         helper.set_model_props(model, self._metadata())
         return model

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-import snn2chip
 from snn2chip.energy import Usage, energy, usage
 from snn2chip.ir.graph import Network
 from snn2chip.ir.layers import Array
@@ -24,6 +23,7 @@ from snn2chip.verify.measure import (
     Measurement,
     predictions,
 )
+from snn2chip.version import __version__
 
 FORMAT, VERSION = "snn2chip-report", 1
 
@@ -61,7 +61,7 @@ def collect(
         {
             "format": FORMAT,
             "version": VERSION,
-            "snn2chip": snn2chip.__version__,
+            "snn2chip": __version__,
             "subject": {"model": subject["model"], "origin": program.origin},
             "target": {"name": program.target.name, "title": program.target.title},
             "options": program.options if options is None else options,

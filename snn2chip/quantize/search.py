@@ -141,8 +141,9 @@ def search(problem: Problem) -> list[Quantized]:
         tried(exponent, dict.fromkeys(names, 1.0))
     for exponent in range(-1, -SPARED_BITS - 1, -1):
         # A membrane that reaches far beyond its threshold needs coarser units than the finest weights.
-        if not found and not exact:
-            tried(exponent, dict.fromkeys(names, 1.0))
+        if found or exact:
+            break
+        tried(exponent, dict.fromkeys(names, 1.0))
     if not found and not exact:
         raise NoScaleError(
             "threshold, bias and weights do not fit the chip's registers together",
@@ -153,7 +154,8 @@ def search(problem: Problem) -> list[Quantized]:
     for exponent in [e for e, _ in _ranked(found)[:EXPONENTS_KEPT]]:
         for clip in CLIPS:
             tried(exponent, dict.fromkeys(names, clip))
-    for i in range(len(names) if len(names) > 1 else 0):
+    # One synapse alone has had its clips above; where only the own grid of the weights fits there is none to vary.
+    for i in range(len(names) if found and len(names) > 1 else 0):
         exponent, clips = _ranked(found)[0]
         for clip in CLIPS:
             tried(exponent, dict(zip(names, (*clips[:i], clip, *clips[i + 1 :]), strict=True)))

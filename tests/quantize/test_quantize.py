@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from typing import Any
 
 import numpy as np
@@ -412,6 +413,29 @@ def test_a_membrane_far_below_its_threshold_gets_coarser_units() -> None:
     assert np.abs(b["lif"].v).max() < 2**23 - 1
     assert (a["lif"].spikes != b["lif"].spikes).mean() < 0.01
     assert a["lif"].spikes.any()
+
+
+def test_only_the_own_grid_of_two_synapses_fits_the_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("snn2chip.quantize.search")
+    own_grid = module._on_own_grid
+
+    def rounded(problem: Any, exponent: int) -> Any:
+        found = own_grid(problem, exponent)
+        return None if found is None else dataclasses.replace(found, differing=0.01)
+
+    monkeypatch.setattr(module, "_on_own_grid", rounded)
+    monkeypatch.setattr(module, "_candidate", lambda problem, exponent, clips: None)
+    rng = np.random.default_rng(18)
+    network = graph(
+        (9,),
+        node("fc1", Linear(0.25 * rng.integers(-9, 12, (5, 9)).astype(np.float32)), "x"),
+        node("fc2", Linear(0.25 * rng.integers(-9, 12, (5, 9)).astype(np.float32)), "x"),
+        node("lif", population(LIF(4.0, 0.5, fire=">")), "fc1", "fc2"),
+    )
+    program = quantize(network, "loihi2", spikes(rng, 16, 5, 9))
+    for name in ("fc1", "fc2"):
+        scale = program.formats[f"{name}.weight"].scale
+        np.testing.assert_allclose(program[name].layer.weight * scale, network[name].layer.weight, rtol=1e-12)
 
 
 def test_spikes_straight_into_a_population_pass_a_synapse_of_one() -> None:

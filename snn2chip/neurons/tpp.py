@@ -61,11 +61,12 @@ def generator_starts(seed: int, shape: Shape) -> Array:
     return (spread >> np.uint32(1)).astype(np.int64).reshape(shape)
 
 
-def _described(neuron: TPP | IntegerTPP, threshold: Array | None) -> str:
-    gathers = f"gathers {neuron.phase_steps} steps from {neuron.first}"
-    if threshold is None:
-        return gathers
-    return f"{gathers}, then fires as many, v_threshold {values(threshold)}, seed {neuron.seed}"
+def _described(neuron: TPP | IntegerTPP, gathers_only: bool) -> str:
+    gather = f"gathers at steps {neuron.first}…{neuron.first + neuron.phase_steps - 1}"
+    if gathers_only:
+        return gather
+    threshold = values(neuron.v_threshold)
+    return f"{gather}, then fires {neuron.phase_steps} steps, v_threshold {threshold}, seed {neuron.seed}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +115,7 @@ class TPP(FloatNeuron):
 
     def describe(self) -> str:
         """Every choice, in one line."""
-        gather = f"gathers at steps {self.first}…{self.first + self.phase_steps - 1}"
-        if self.integrates_only:
-            return gather
-        return (
-            f"{gather}, then fires {self.phase_steps} steps, v_threshold {values(self.v_threshold)}, seed {self.seed}"
-        )
+        return _described(self, self.integrates_only)
 
     def start(self, x: Any, xp: ArrayNamespace) -> State:
         """State before the first step for input like ``x`` [N, ...]: ``t`` counts steps, ``generator`` draws."""
@@ -194,12 +190,7 @@ class IntegerTPP(ProgrammedNeuron):
 
     def describe(self) -> str:
         """Every choice, in one line."""
-        gather = f"gathers at steps {self.first}…{self.first + self.phase_steps - 1}"
-        if self.v_threshold is None:
-            return gather
-        return (
-            f"{gather}, then fires {self.phase_steps} steps, v_threshold {values(self.v_threshold)}, seed {self.seed}"
-        )
+        return _described(self, self.v_threshold is None)
 
     def parameters(self, arithmetic: Arithmetic) -> dict[str, Any]:
         """See :meth:`ProgrammedNeuron.parameters`; ``fires`` says whether there is a threshold."""

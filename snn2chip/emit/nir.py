@@ -23,8 +23,8 @@ from snn2chip.ir.graph import Edge, Node, in_order
 from snn2chip.ir.layers import Array, Shape
 from snn2chip.ir.program import Program
 from snn2chip.ir.program_file import digest, pack
-from snn2chip.neurons.base import ProgrammedNeuron
-from snn2chip.neurons.lif import IntegerLIF, parameters
+from snn2chip.neurons.base import IntegerNeuron
+from snn2chip.neurons.lif import IntegerLIF
 
 # The version of the file layout, as nir 1.0.8 writes and reads it.
 NIR_VERSION = "1.0.8"
@@ -64,8 +64,7 @@ def _in_lifs(program: Program) -> tuple[Program, dict[str, list[str]]]:
     nodes, lost = [], {}
     for node in program:
         model = getattr(node.layer, "model", None)
-        if isinstance(model, ProgrammedNeuron):
-            nearest = model.nearest_lif(program.target.arithmetic)
+        if isinstance(model, IntegerNeuron) and (nearest := model.nearest_lif(program.target.arithmetic)) is not model:
             lost[node.name] = [f"NIR has no {model.kind} neuron; this is the nearest LIF to {model.describe()}"]
             node = dataclasses.replace(node, layer=L.Neuron(nearest))
         nodes.append(node)
@@ -246,7 +245,7 @@ def _per_channel(bias: Array, axes: int) -> bool:
 def _membrane_bias(view: _View, node: Node) -> Array:
     """The bias a membrane without current memory gets in one step, in the unit of the population's input."""
     model, shift = node.layer.model, view.program.target.arithmetic.input_shift  # type: ignore[attr-defined]
-    p = parameters(model, view.program.target.arithmetic)
+    p = model.parameters(view.program.target.arithmetic)
     return np.asarray((p["bias"] + p["bias_u"]) * (view.drive(node) / (1 << shift)))
 
 
@@ -302,7 +301,7 @@ def _neuron(view: _View, node: Node, inputs: list[Shape], shape: Shape) -> dict[
             "the program cannot be written as .nir", where=node.where(), why=f"NIR has no {model.kind} neuron"
         )
     _note_choices(view, node, model)
-    p = parameters(model, arithmetic)
+    p = model.parameters(arithmetic)
     full = 1 << arithmetic.decay_bits
     v_scale = view.membrane(node, arithmetic.input_shift)
     # One step turns an input x into x · gain on the membrane, whatever the decays.

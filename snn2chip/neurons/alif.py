@@ -29,8 +29,8 @@ from snn2chip.neurons.base import (
     Bounds,
     Fire,
     FloatNeuron,
+    IntegerNeuron,
     Operations,
-    ProgrammedNeuron,
     Range,
     State,
     constant,
@@ -172,7 +172,7 @@ class ALIF(FloatNeuron):
 
 
 @dataclass(frozen=True, eq=False)
-class IntegerALIF(ProgrammedNeuron):
+class IntegerALIF(IntegerNeuron):
     """The same neuron on the chip; every array int64, broadcasting against the population's shape.
 
     Args:

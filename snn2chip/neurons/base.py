@@ -149,8 +149,13 @@ class IntegerNeuron(NeuronModel):
 
     Every model has the fields ``v_threshold`` (mantissas, or None: it never fires and its output is v), ``bias`` and
     ``bias_exp``: ``bias << bias_exp`` is added to the membrane at every step.
+
+    ``program`` is what it computes: functions on integers with ``+ - * >> << & where minimum maximum`` and comparisons,
+    which call one another and ``neurons/arithmetic.py``. The last one is the step, ``(state, a, parameters) -> (state,
+    output)``. They and the parameters are all that an emitted process or a compiled kernel needs.
     """
 
+    program: ClassVar[tuple[Callable[..., Any], ...]]
     v_threshold: Array | None
     bias: Array
     bias_exp: int
@@ -170,12 +175,34 @@ class IntegerNeuron(NeuronModel):
         """The bias of the input, in the unit of the membrane."""
         return self.bias * 2.0**self.bias_exp
 
+    def parameters(self, arithmetic: Arithmetic) -> dict[str, Any]:
+        """What the program takes: the fields, threshold and bias shifted into place, and the chip's arithmetic.
+
+        ``fires`` says whether there is a threshold.
+        """
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        threshold = 0 if self.v_threshold is None else self.v_threshold << arithmetic.threshold_shift
+        return {
+            **fields,
+            **vars(arithmetic),
+            "threshold": threshold,
+            "fires": self.v_threshold is not None,
+            "bias": self.membrane_bias,
+        }
+
     def start(self, shape: Shape) -> State:
-        """The state before the first step, for a batch of this shape: int64 arrays of that shape."""
-        raise NotImplementedError
+        """The state before the first step, int64 [N, ...]: no current, the membrane at its start."""
+        zero = np.zeros(shape, dtype=np.int64)
+        v_start = getattr(self, "v_start", None)
+        return {"u": zero, "v": zero if v_start is None else zero + v_start}
 
     def step(self, state: State, a: Array, arithmetic: Arithmetic) -> tuple[State, Array]:
         """One time step on the summed input ``a``: (new state, output)."""
+        new: tuple[State, Array] = self.program[-1](state, a, self.parameters(arithmetic))
+        return new
+
+    def nearest_lif(self, arithmetic: Arithmetic) -> IntegerNeuron:
+        """The ``IntegerLIF`` that comes closest, for readers who know no other; what it lacks is said beside it."""
         raise NotImplementedError
 
     def operations(self) -> Operations:
@@ -193,37 +220,6 @@ class IntegerNeuron(NeuronModel):
     def bounds(self, sums: Range, arithmetic: Arithmetic, steps: int) -> Bounds:
         """What the registers can reach in ``steps`` steps from rest when every step's sum lies in ``sums``."""
         raise NotImplementedError
-
-
-class ProgrammedNeuron(IntegerNeuron):
-    """A neuron that chips do not have built in, but as a program.
-
-    ``program`` is that program: functions on integers with ``+ - * >> << & where minimum maximum`` and comparisons,
-    which call one another and ``neurons/arithmetic.py``. The last one is the step, ``(state, a, parameters) -> (state,
-    output)``. They and the parameters are all that an emitted process or a compiled kernel needs.
-    """
-
-    program: ClassVar[tuple[Callable[..., Any], ...]]
-
-    def parameters(self, arithmetic: Arithmetic) -> dict[str, Any]:
-        """What the program takes: the fields, threshold and bias shifted into place, and the chip's arithmetic."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        threshold = 0 if self.v_threshold is None else self.v_threshold << arithmetic.threshold_shift
-        return {**fields, **vars(arithmetic), "threshold": threshold, "bias": self.membrane_bias}
-
-    def nearest_lif(self, arithmetic: Arithmetic) -> IntegerNeuron:
-        """The ``IntegerLIF`` that comes closest, for readers who know no other; what it lacks is said beside it."""
-        raise NotImplementedError
-
-    def start(self, shape: Shape) -> State:
-        """A current of zero and the membrane's start."""
-        zero = np.zeros(shape, dtype=np.int64)
-        return {"u": zero, "v": zero + getattr(self, "v_start", 0)}
-
-    def step(self, state: State, a: Array, arithmetic: Arithmetic) -> tuple[State, Array]:
-        """See :meth:`IntegerNeuron.step`."""
-        new: tuple[State, Array] = self.program[-1](state, a, self.parameters(arithmetic))
-        return new
 
 
 def constant(value: float) -> Callable[[], Array]:

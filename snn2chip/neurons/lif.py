@@ -18,6 +18,7 @@ Integer, one step (Lava ``proc/lif/models.py``, PyLifModelBitAcc, extended by th
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -287,15 +288,28 @@ class IntegerLIF(IntegerNeuron):
         zero = all(x is None or not x.any() for x in (self.bias_u, self.v_reset, self.v_start))
         return plain and zero
 
-    def start(self, shape: Shape) -> State:
-        """State before the first step for a batch of ``shape`` [N, ...]."""
-        v = np.zeros(shape, dtype=np.int64)
-        return {"u": np.zeros(shape, dtype=np.int64), "v": v if self.v_start is None else v + self.v_start}
+    def parameters(self, arithmetic: Arithmetic) -> dict[str, Any]:
+        """See :meth:`IntegerNeuron.parameters`; what is None is zero."""
+        return {name: 0 if value is None else value for name, value in super().parameters(arithmetic).items()}
 
-    def step(self, state: State, a: Array, arithmetic: Arithmetic) -> tuple[State, Array]:
-        """One step on the summed synaptic input ``a`` [N, ...]."""
-        u, v, spikes = integer_step(state["u"], state["v"], a, parameters(self, arithmetic))
-        return {"u": u, "v": v}, v if self.v_threshold is None else spikes
+    def strict(self, arithmetic: Arithmetic) -> IntegerLIF:
+        """``v ≥ θ`` as ``v > θ − 1`` where both are the same for every state that neither wraps nor saturates.
+
+        So it is where the membrane only ever holds multiples of the threshold's step: nothing decays by a part, and
+        biases and resets are such multiples. A soft reset subtracts the very number that would change.
+        """
+        if self.fire != ">=" or self.v_threshold is None or self.reset == "soft":
+            return self
+        step, one = 1 << arithmetic.threshold_shift, 1 << arithmetic.decay_bits
+        offsets = (self.membrane_bias, self.bias_u, self.v_reset, self.v_start)
+        partly = (self.decay_v % one).any() or (self.decay_u % one).any()
+        if partly or 1 << arithmetic.input_shift < step or any(x is not None and (x % step).any() for x in offsets):
+            return self
+        return dataclasses.replace(self, fire=">", v_threshold=self.v_threshold - 1)
+
+    def nearest_lif(self, arithmetic: Arithmetic) -> IntegerLIF:
+        """Itself."""
+        return self
 
     def operations(self) -> Operations:
         """As the float neuron; the chip's two decays are multiplications whether or not they change anything."""
@@ -348,52 +362,30 @@ class IntegerLIF(IntegerNeuron):
         return Bounds(max(abs(sums[0]), abs(sums[1])), peak_u, peak_v)
 
 
-def parameters(neuron: IntegerLIF, arithmetic: Arithmetic) -> dict[str, Any]:
-    """The flat parameters :func:`integer_step` takes: the neuron's, shifted into place, and the chip's."""
-    threshold = None if neuron.v_threshold is None else neuron.v_threshold << arithmetic.threshold_shift
-    return {
-        "threshold": threshold,
-        "decay_u": neuron.decay_u,
-        "decay_v": neuron.decay_v,
-        "bias": neuron.membrane_bias,
-        "bias_u": 0 if neuron.bias_u is None else neuron.bias_u,
-        "v_reset": 0 if neuron.v_reset is None else neuron.v_reset,
-        "fire": neuron.fire,
-        "reset": neuron.reset,
-        "reset_timing": neuron.reset_timing,
-        "input_shift": arithmetic.input_shift,
-        "decay_bits": arithmetic.decay_bits,
-        "decay_rounding": arithmetic.decay_rounding,
-        "current_bits": arithmetic.current_bits,
-        "current_overflow": arithmetic.current_overflow,
-        "voltage_bits": arithmetic.voltage_bits,
-        "voltage_overflow": arithmetic.voltage_overflow,
-    }
-
-
-def integer_step(u: Any, v: Any, a: Any, p: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """One step of the family in fixed point: (u, v after reset, spikes 0/1).
+def integer_step(state: dict[str, Any], a: Any, p: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """One step of the family in fixed point: (u, v after reset; spikes 0/1, or v where it never fires).
 
     With ``fire=">"``, ``reset="hard"``, ``reset_timing="same"`` and ``v_reset=0`` this is Lava's PyLifModelBitAcc.
     """
-    never = p["threshold"] is None
-    theta = 0 if never else p["threshold"]
+    v, theta = state["v"], p["threshold"]
     strict = p["fire"] == ">"
-    timing = "none" if never else p["reset_timing"]
-    hard = p["reset"] == "hard"
-    resets = not never and p["reset"] != "none"
+    timing = p["reset_timing"] if p["fires"] and p["reset"] != "none" else "never"
     before = v > theta if strict else v >= theta
 
-    u = decayed(u, p["decay_u"], p["decay_bits"], p["decay_rounding"]) + (a << p["input_shift"]) + p["bias_u"]
+    u = decayed(state["u"], p["decay_u"], p["decay_bits"], p["decay_rounding"]) + (a << p["input_shift"]) + p["bias_u"]
     u = fit(u, p["current_bits"], p["current_overflow"])
-    if resets and timing == "gate":
-        v = np.where(before, p["v_reset"] if hard else v - theta, v)
+    if timing == "gate":
+        v = np.where(before, p["v_reset"] if p["reset"] == "hard" else v - theta, v)
     v = decayed(v, p["decay_v"], p["decay_bits"], p["decay_rounding"]) + u + p["bias"]
-    if resets and timing == "next":
-        v = np.where(before, p["v_reset"] if hard else v - theta, v)
+    if timing == "next":
+        v = np.where(before, p["v_reset"] if p["reset"] == "hard" else v - theta, v)
     v = fit(v, p["voltage_bits"], p["voltage_overflow"])
+    if not p["fires"]:
+        return {"u": u, "v": v}, v
     fired = v > theta if strict else v >= theta
-    if resets and timing == "same":
-        v = np.where(fired, p["v_reset"] if hard else v - theta, v)
-    spikes = fired & (not never)
-    return u, v, np.where(spikes, 1, 0)
+    if timing == "same":
+        v = np.where(fired, p["v_reset"] if p["reset"] == "hard" else v - theta, v)
+    return {"u": u, "v": v}, np.where(fired, 1, 0)
+
+
+IntegerLIF.program = (integer_step,)

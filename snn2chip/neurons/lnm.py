@@ -36,8 +36,8 @@ from snn2chip.neurons.base import (
     Bounds,
     Fire,
     FloatNeuron,
+    IntegerNeuron,
     Operations,
-    ProgrammedNeuron,
     Range,
     State,
     constant,
@@ -203,7 +203,7 @@ def tanh_pieces(fine: float) -> tuple[tuple[int, ...], ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class IntegerLNM(ProgrammedNeuron):
+class IntegerLNM(IntegerNeuron):
     """The same neuron on the chip.
 
     Args:

@@ -33,8 +33,8 @@ from snn2chip.neurons.base import (
     Bounds,
     Fire,
     FloatNeuron,
+    IntegerNeuron,
     Operations,
-    ProgrammedNeuron,
     Range,
     State,
     constant,
@@ -156,7 +156,7 @@ class QIF(FloatNeuron):
 
 
 @dataclass(frozen=True, eq=False)
-class IntegerQIF(ProgrammedNeuron):
+class IntegerQIF(IntegerNeuron):
     """The same neuron on the chip; every array int64, broadcasting against the population's shape.
 
     Args:

@@ -27,8 +27,8 @@ from snn2chip.neurons.base import (
     Bounds,
     Fire,
     FloatNeuron,
+    IntegerNeuron,
     Operations,
-    ProgrammedNeuron,
     Range,
     State,
     constant,
@@ -136,7 +136,7 @@ class TernaryLIF(FloatNeuron):
 
 
 @dataclass(frozen=True, eq=False)
-class IntegerTernaryLIF(ProgrammedNeuron):
+class IntegerTernaryLIF(IntegerNeuron):
     """The same neuron on the chip; every array int64, broadcasting against the population's shape.
 
     Args:

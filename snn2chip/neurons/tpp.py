@@ -37,8 +37,8 @@ from snn2chip.neurons.base import (
     ArrayNamespace,
     Bounds,
     FloatNeuron,
+    IntegerNeuron,
     Operations,
-    ProgrammedNeuron,
     Range,
     State,
     hold,
@@ -164,7 +164,7 @@ class TPP(FloatNeuron):
 
 
 @dataclass(frozen=True, eq=False)
-class IntegerTPP(ProgrammedNeuron):
+class IntegerTPP(IntegerNeuron):
     """The same neuron on the chip; every array int64, broadcasting against the population's shape.
 
     Args:
@@ -193,10 +193,9 @@ class IntegerTPP(ProgrammedNeuron):
         return _described(self, self.v_threshold is None)
 
     def parameters(self, arithmetic: Arithmetic) -> dict[str, Any]:
-        """See :meth:`ProgrammedNeuron.parameters`; ``fires`` says whether there is a threshold."""
+        """See :meth:`IntegerNeuron.parameters`."""
         return {
             **super().parameters(arithmetic),
-            "fires": self.v_threshold is not None,
             "multiplier": MULTIPLIER,
             "increment": INCREMENT,
             "mask": MASK,

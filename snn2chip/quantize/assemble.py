@@ -12,9 +12,10 @@ import numpy as np
 from snn2chip.ir.graph import Edge, Node, in_order
 from snn2chip.ir.layers import Linear, Neuron, Readout, Rescale
 from snn2chip.ir.program import Format, LayerQuantization, PassRecord, Program
+from snn2chip.neurons.lif import IntegerLIF
 from snn2chip.quantize.groups import Group
 from snn2chip.quantize.host import head
-from snn2chip.quantize.neuron import APPROXIMATIONS, on_fixed_core, strict_where_equal
+from snn2chip.quantize.neuron import APPROXIMATIONS, on_fixed_core
 from snn2chip.quantize.record import record
 from snn2chip.quantize.search import Quantized
 from snn2chip.quantize.setting import HOST_BITS, Setting, bias_of
@@ -100,8 +101,8 @@ def _add_population(made: _Made, setting: Setting, group: Group, best: Quantized
     arithmetic = target.arithmetic
     model = node.layer.model  # type: ignore[attr-defined]
     neuron, edges = best.neuron, node.inputs
-    if best.proved:
-        neuron = strict_where_equal(neuron, arithmetic)
+    if best.proved and isinstance(neuron, IntegerLIF):
+        neuron = neuron.strict(arithmetic)
     if not target.limits.custom_neurons:
         neuron, used = on_fixed_core(neuron, node.where(), approximate, target.limits, arithmetic)
         made.notes += [f"{node.name}: {APPROXIMATIONS[name]} (--approximate {name})" for name in used]

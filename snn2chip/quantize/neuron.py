@@ -1,4 +1,4 @@
-"""An integer neuron as the chip at hand can run it: its fire test, and what a fixed core lacks."""
+"""An integer neuron as a chip with one fixed LIF can run it."""
 
 from __future__ import annotations
 
@@ -22,29 +22,6 @@ APPROXIMATIONS = {
     "current_bias": "adds the bias to the membrane where the network was trained with it in the current",
     "v_reset": "resets to and starts from zero where the network was trained with another value",
 }
-
-
-def strict_where_equal(neuron: IntegerNeuron, arithmetic: Arithmetic) -> IntegerNeuron:
-    """``v ≥ θ`` as ``v > θ − 1`` where both are the same for every state the neuron can reach.
-
-    Without leak and current memory, and with biases and resets that are multiples of the threshold's step, a membrane
-    that does not saturate only ever holds such multiples. The caller has proved that it does not.
-    """
-    step = 1 << arithmetic.threshold_shift
-    if (
-        not isinstance(neuron, IntegerLIF)
-        or neuron.fire != ">="
-        or neuron.v_threshold is None
-        or neuron.reset == "soft"  # which subtracts the very number that would change
-        or neuron.decay_v.any()
-        or arithmetic.input_shift < arithmetic.threshold_shift
-    ):
-        return neuron
-    no_memory = bool((neuron.decay_u == 1 << arithmetic.decay_bits).all())
-    offsets = (neuron.bias << neuron.bias_exp, neuron.bias_u, neuron.v_reset, neuron.v_start)
-    if not no_memory or any(x is not None and (x % step).any() for x in offsets):
-        return neuron
-    return dataclasses.replace(neuron, fire=">", v_threshold=neuron.v_threshold - 1)
 
 
 def on_fixed_core(

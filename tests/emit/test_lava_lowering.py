@@ -162,14 +162,14 @@ def test_neurons_that_lavas_lif_computes_exactly(changes: dict[str, Any], thresh
 )
 def test_neurons_that_need_the_custom_process(changes: dict[str, Any], options: dict[str, Any]) -> None:
     entry = _with(dataclasses.replace(LIF, **changes), **options)
-    assert entry["process"] == "IntegerLIF"
+    assert entry["process"] == "IntegerNeuron"
     assert entry["reason"]
 
 
 def test_a_current_that_wraps_otherwise_than_lavas_is_native_only_where_it_cannot_wrap() -> None:
     integrating = dataclasses.replace(LIF, decay_u=A(0))
     assert _with(integrating, target="loihi1")["process"] == "LIFReset"
-    assert _with(integrating, target="loihi1", weight=254, steps=200)["process"] == "IntegerLIF"
+    assert _with(integrating, target="loihi1", weight=254, steps=200)["process"] == "IntegerNeuron"
     assert _with(integrating, target="loihi2", weight=254, steps=200)["process"] == "LIFReset"
 
 

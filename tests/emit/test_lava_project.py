@@ -54,7 +54,7 @@ def test_nothing_but_processes_lies_where_lava_executes_every_file(tmp_path: Pat
     write_project(NETWORKS["conv_then_dense"]()[0], tmp_path / "lava")
     files = _tree(tmp_path / "lava")
     processes = {name for name in files if name.startswith("processes/")}
-    assert processes == {f"processes/{name}.py" for name in ("__init__", "neuron", "programmed", "recorder")}
+    assert processes == {f"processes/{name}.py" for name in ("__init__", "neuron", "recorder")}
     code = b"".join(text for name, text in files.items() if name.endswith(".py"))
     assert not re.search(rb"^\s*(from|import) snn2chip", code, re.MULTILINE)
     assert b"from ." not in b"".join(files[name] for name in processes)
@@ -152,8 +152,8 @@ def test_the_description_is_readable_json(tmp_path: Path) -> None:
     # Two steps of synaptic delay and, from the population, one of recurrence or one on the edge.
     assert network["interval"] == 5 + 2
     assert {name: entry["process"] for name, entry in network["populations"].items()} == {
-        "soft": "IntegerLIF",
-        "late": "IntegerLIF",
+        "soft": "IntegerNeuron",
+        "late": "IntegerNeuron",
     }
     assert "membrane does not start at zero" not in (tmp_path / "lava" / "README.md").read_text("utf-8")
     assert "silent between samples" in (tmp_path / "lava" / "README.md").read_text("utf-8")

@@ -46,7 +46,7 @@ def test_u_v_spikes_and_read_out_of_every_population_equal_lavas_over_samples_ba
     assert seen["every layer fires"] > 0.5 * seen["networks"]
     for kind in (
         "LIFReset",
-        "IntegerLIF",
+        "IntegerNeuron",
         "Dense",
         "Sparse",
         "DelayDense",

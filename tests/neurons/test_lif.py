@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -142,3 +145,31 @@ def test_names_follow_the_field() -> None:
     assert LIF(1.0, 0.9, current_decay=0.5).kind == "CubaLIF"
     assert LIF(np.inf, 0.9).kind == "LI"
     assert LIF(np.inf, 0.9, current_decay=0.5).kind == "CubaLI"
+
+
+@pytest.mark.parametrize("decay_u", [0, 4096])
+@pytest.mark.parametrize("decay_v", [0, 4096])
+@pytest.mark.parametrize("timing", ["same", "gate", "next"])
+def test_greater_or_equal_on_a_grid_is_the_next_lower_threshold(decay_u: int, decay_v: int, timing: Any) -> None:
+    plain = IntegerLIF(10, decay_v, decay_u, 2, bias_exp=6, fire=">=", reset_timing=timing)
+    strict = plain.strict(Arithmetic())
+    assert (strict.fire, strict.v_threshold) == (">", 9)
+    assert strict.native == (timing == "same")
+    states = [neuron.start((1,)) for neuron in (plain, strict)]
+    fired = 0
+    for a in np.random.default_rng(0).integers(-8, 12, (50, 1)):
+        (states[0], one), (states[1], other) = (
+            neuron.step(state, a, Arithmetic()) for neuron, state in zip((plain, strict), states, strict=True)
+        )
+        assert one == other
+        assert states[0] == states[1]
+        fired += int(one[0])
+    assert fired > 3
+
+
+@pytest.mark.parametrize(
+    "change", [{"decay_v": 5}, {"decay_u": 4000}, {"reset": "soft"}, {"bias_exp": 3}, {"v_reset": 7}]
+)
+def test_greater_or_equal_stays_where_states_lie_between_thresholds(change: dict[str, Any]) -> None:
+    plain = dataclasses.replace(IntegerLIF(10, 0, 4096, 2, bias_exp=6, fire=">="), **change)
+    assert plain.strict(Arithmetic()) is plain

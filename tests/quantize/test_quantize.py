@@ -21,7 +21,6 @@ from snn2chip.ir.program import Program
 from snn2chip.ir.target import load_target
 from snn2chip.neurons.lif import LIF, IntegerLIF
 from snn2chip.quantize import quantize
-from snn2chip.quantize.neuron import strict_where_equal
 from snn2chip.quantize.search import on_grid
 from snn2chip.simulate import simulate
 
@@ -203,29 +202,6 @@ def test_the_neurons_numbers_by_hand() -> None:
     # SpikingJelly's decay_input divides the input by tau, so a unit of input is worth half a unit of membrane.
     halved = LIF(1.0, 2.0, "tau").quantized(np.zeros(1), 1 / 20, LOIHI2.limits, LOIHI2.arithmetic)
     assert halved.v_threshold == 40
-
-
-def test_greater_or_equal_without_leak_is_the_next_lower_threshold() -> None:
-    plain = IntegerLIF(10, 0, 4096, 2, bias_exp=6, fire=">=")
-    strict = strict_where_equal(plain, Arithmetic())
-    assert strict.native
-    assert strict.v_threshold == 9
-    for sums in np.random.default_rng(0).integers(-8, 12, (50, 10)):
-        rows = []
-        for neuron in (plain, strict):
-            state, fired = neuron.start((1,)), []
-            for a in sums:
-                state, out = neuron.step(state, np.array([a]), Arithmetic())
-                fired.append((int(out[0]), int(state["v"][0])))
-            rows.append(fired)
-        assert rows[0] == rows[1]
-    leaky = dataclasses.replace(plain, decay_v=np.asarray(5))
-    assert strict_where_equal(leaky, Arithmetic()) is leaky
-    # A soft reset subtracts the threshold itself.
-    soft = dataclasses.replace(plain, reset="soft")
-    assert strict_where_equal(soft, Arithmetic()) is soft
-    fine = dataclasses.replace(plain, bias_exp=3)
-    assert strict_where_equal(fine, Arithmetic()) is fine
 
 
 def test_a_fixed_core_refuses_what_it_cannot_do_unless_it_is_named() -> None:

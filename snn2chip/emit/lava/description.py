@@ -27,8 +27,8 @@ from snn2chip.ir.layers import Array, Conv, Input, Neuron, Output, Readout, Shap
 from snn2chip.ir.program import Program
 from snn2chip.ir.schedule import depths
 from snn2chip.ir.structure import encode
-from snn2chip.neurons.base import ProgrammedNeuron, Range
-from snn2chip.neurons.lif import IntegerLIF, parameters
+from snn2chip.neurons.base import IntegerNeuron, Range
+from snn2chip.neurons.lif import IntegerLIF
 from snn2chip.quantize.overflow import ranges, sum_range
 
 _LONGEST_DELAY = 63  # lava/proc/dense/models.py, PyDelayDenseModelBitAcc
@@ -51,7 +51,7 @@ def lava_shape(shape: Shape) -> Shape:
     return (shape[1], 1, shape[0]) if len(shape) == 2 else shape[::-1]
 
 
-def program_name(model: ProgrammedNeuron) -> str:
+def program_name(model: IntegerNeuron) -> str:
     """What a project calls the file that holds a neuron's program: the module it comes from."""
     return model.program[-1].__module__.rsplit(".", 1)[-1]
 
@@ -121,7 +121,7 @@ class _Writer:
 
     def _population(self, node: Node, arriving: Range) -> dict[str, Any]:
         model = node.layer.model  # type: ignore[attr-defined]
-        if not isinstance(model, IntegerLIF | ProgrammedNeuron):
+        if not isinstance(model, IntegerNeuron):
             raise S2CError(f"no Lava process is known for a {node.layer.kind} neuron", where=node.where())
         largest = max(-arriving[0], arriving[1])
         if largest >= _MESSAGE_REACH:
@@ -133,7 +133,7 @@ class _Writer:
             )
         shape, first = self.shapes[node.name], self.depth[node.name] + 1
         native, why = None, self._beyond_native(node)
-        if isinstance(model, ProgrammedNeuron):
+        if not isinstance(model, IntegerLIF):
             why = f"Lava has no {model.kind} neuron"
         elif not why:
             native, why = native_parameters(model, self.program.target.arithmetic, arriving, self.time_steps)
@@ -142,7 +142,9 @@ class _Writer:
             kind, values = "LIFReset", native
         else:
             process = {"reset_interval": self.interval, "first_step": first, "window": self.time_steps}
-            kind, values = self._process(model, shape)
+            start = {name: value[0] for name, value in model.start((1, *shape)).items()}
+            given = model.parameters(self.program.target.arithmetic)
+            kind, values = "IntegerNeuron", {"program": program_name(model), "start": start, "values": given}
         stored = {key: self._parameter(f"{node.name}/{key}", value, shape) for key, value in values.items()}
         return {
             "process": kind,
@@ -152,18 +154,6 @@ class _Writer:
             "integrates_only": model.v_threshold is None,
             "parameters": {"shape": list(lava_shape(shape)), **process, **stored},
         }
-
-    def _process(self, model: IntegerLIF | ProgrammedNeuron, shape: Shape) -> tuple[str, dict[str, Any]]:
-        """The process for what Lava's own LIF cannot express, and its parameters."""
-        if isinstance(model, IntegerLIF):
-            values = parameters(model, self.program.target.arithmetic)
-            values["v_start"] = 0 if model.v_start is None else model.v_start
-            if values["threshold"] is None:
-                values |= {"threshold": 0, "fire": "never"}
-            return "IntegerLIF", values
-        start = {name: value[0] for name, value in model.start((1, *shape)).items()}
-        values = model.parameters(self.program.target.arithmetic)
-        return "ProgrammedNeuron", {"program": program_name(model), "start": start, "values": values}
 
     def _beyond_native(self, node: Node) -> str:
         """Why the native neuron, whose only message is the spike and which never rests, won't do; or nothing."""

@@ -10,7 +10,7 @@ import numpy as np
 from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.layers import Array
 from snn2chip.neurons.base import Bounds, Range
-from snn2chip.neurons.lif import IntegerLIF, parameters
+from snn2chip.neurons.lif import IntegerLIF
 
 # lava/proc/lif/models.py, AbstractPyLifModelFixed, is the arithmetic that Arithmetic() states.
 _LAVA = Arithmetic()
@@ -39,7 +39,7 @@ def native_parameters(
     threshold, reason = _threshold(neuron, worst)
     if threshold is None:
         return None, reason
-    bias = _bias(np.asarray(parameters(neuron, arithmetic)["bias"]), neuron.bias_exp)
+    bias = _bias(neuron.membrane_bias, neuron.bias_exp)
     if bias is None:
         return None, "its bias needs more than 16 bits"
     mantissa, exponent = bias
@@ -70,17 +70,13 @@ def _threshold(neuron: IntegerLIF, worst: Bounds) -> tuple[Array | None, str]:
         if max(worst.u, worst.v) <= _THRESHOLD_MAX << _LAVA.threshold_shift:
             return np.asarray(_THRESHOLD_MAX), ""
         return None, "it never fires, and its membrane may pass the largest threshold"
-    if neuron.native:
-        return neuron.v_threshold, ""
-    if not dataclasses.replace(neuron, fire=">").native:
-        return None, f"Lava's LIF resets to zero in the step of the spike, this one not ({neuron.describe()})"
-    # v >= T is v > T - 1 where v stays on the threshold's grid: nothing decays by a part, wraps or saturates.
-    one, grid = 1 << _LAVA.decay_bits, 1 << _LAVA.threshold_shift
-    stays = bool((neuron.decay_v % one == 0).all() and (neuron.decay_u % one == 0).all())
-    stays = stays and not (np.asarray(parameters(neuron, _LAVA)["bias"]) % grid).any()
-    if not stays or max(worst.u, worst.v) >= 1 << (_LAVA.voltage_bits - 1):
+    in_range = max(worst.u, worst.v) < 1 << (_LAVA.voltage_bits - 1)
+    strict = neuron.strict(_LAVA) if in_range else neuron
+    if strict.native:
+        return strict.v_threshold, ""
+    if dataclasses.replace(neuron, fire=">").native:
         return None, "it fires at v >= v_threshold, Lava's LIF at v > v_threshold"
-    return neuron.v_threshold - 1, ""
+    return None, f"Lava's LIF resets to zero in the step of the spike, this one not ({neuron.describe()})"
 
 
 def _bias(value: Array, preferred: int) -> tuple[Array, int] | None:

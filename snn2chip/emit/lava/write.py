@@ -19,8 +19,6 @@ from snn2chip.emit.lava.description import Description, describe, program_name
 from snn2chip.ir import layers, structure
 from snn2chip.ir.program import Program
 from snn2chip.neurons import arithmetic
-from snn2chip.neurons.base import ProgrammedNeuron
-from snn2chip.neurons.lif import integer_step
 from snn2chip.simulate import ops
 
 _MARKER = "network.json"
@@ -31,7 +29,6 @@ _PROJECT = (
     "host.py",
     "processes/__init__.py",
     "processes/neuron.py",
-    "processes/programmed.py",
     "processes/recorder.py",
 )
 # The project computes with the very lines that define the numbers here; only their imports are renamed.
@@ -101,7 +98,6 @@ def _files(description: Description) -> dict[str, str]:
     files["compat.py"] = inspect.getsource(lava_compat)
     files["reference/__init__.py"] = _REFERENCE
     files |= {name: _renamed(inspect.getsource(module)) for name, module in _COPIED.items()}
-    files["reference/neuron.py"] = _neuron(integer_step)
     files[_MARKER] = json.dumps(description.network, indent=1) + "\n"
     return files
 
@@ -109,11 +105,7 @@ def _files(description: Description) -> dict[str, str]:
 def _programs(program: Program) -> dict[str, str]:
     """The programs of the network's neurons, one file each."""
     models = (node.layer.model for node in program.neurons)  # type: ignore[attr-defined]
-    return {
-        f"reference/{program_name(model)}.py": _neuron(*model.program)
-        for model in models
-        if isinstance(model, ProgrammedNeuron)
-    }
+    return {f"reference/{program_name(model)}.py": _neuron(*model.program) for model in models}
 
 
 def _neuron(*functions: Callable[..., Any]) -> str:

@@ -19,15 +19,13 @@ from lava.proc.io.source import RingBuffer  # noqa: E402
 from lava.proc.lif.process import LIFReset  # noqa: E402
 from lava.proc.sparse.process import DelaySparse, Sparse  # noqa: E402
 from lava.utils.weightutils import SignMode  # noqa: E402
-from processes.neuron import IntegerLIF  # noqa: E402
-from processes.programmed import ProgrammedNeuron  # noqa: E402
+from processes.neuron import IntegerNeuron  # noqa: E402
 from processes.recorder import MessageRecorder, VarRecorder  # noqa: E402
 from scipy.sparse import csr_matrix  # noqa: E402
 
 _KINDS = {
     "LIFReset": LIFReset,
-    "IntegerLIF": IntegerLIF,
-    "ProgrammedNeuron": ProgrammedNeuron,
+    "IntegerNeuron": IntegerNeuron,
     "Dense": Dense,
     "Sparse": Sparse,
     "DelayDense": DelayDense,

@@ -8,6 +8,7 @@ float network's own spikes as its input".
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import TypeVar
 
 import numpy as np
@@ -42,9 +43,13 @@ def tail(graph: Graph, population: str) -> Graph | None:
     return _cut(graph, list(kept.values()), population)
 
 
-def part(program: Program, population: str) -> tuple[Program, str] | None:
+def part(program: Program, population: str, between: Collection[str] = ()) -> tuple[Program, str] | None:
     """``population`` with what lies between it and the one population (or input) before it, and that one's
     name.
+
+    Args:
+        between: populations to pass by on the way back: the float network has none there, such as the one that a
+            max pool became.
 
     None where it has several sources, or one that sends anything but spikes.
     """
@@ -58,7 +63,7 @@ def part(program: Program, population: str) -> tuple[Program, str] | None:
         if edge.port != "out":
             return None
         node = program[edge.source]
-        if isinstance(node.layer, Neuron | Input):
+        if isinstance(node.layer, Neuron | Input) and node.name not in between:
             sources.add(node.name)
         elif node.name not in kept:
             kept[node.name] = node

@@ -149,7 +149,8 @@ class _Run:
         self.first: SpikeDifference | None = None
         self.parts: list[tuple[Result, Result]] = []
         self.raster: dict[str, Array] = {}
-        self.own = {name: part(program, name) for name in self.names}
+        between = {n.name for n in program.neurons} - set(self.names)
+        self.own = {name: part(program, name, between) for name in self.names}
         self.tails = {name: tail(graph, name) for name in self.names if fires(graph[name])}
 
     def add(self, x: Array, labels: Array | None) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from networks import graph, node, population, program, spikes, weights
 from snn2chip.ir.graph import Graph, Node
-from snn2chip.ir.layers import Linear, Neuron
+from snn2chip.ir.layers import Conv2d, Flatten, Linear, MaxPool, Neuron
 from snn2chip.ir.program import Program
 from snn2chip.neurons.lif import LIF, IntegerLIF
 from snn2chip.quantize import quantize
@@ -99,6 +99,37 @@ def test_the_culprit_is_the_layer_that_was_spoiled(
     assert found["answers_lost"] > 5
     assert measured.first is not None
     assert measured.first.layer == bad
+
+
+def test_a_layer_behind_a_max_pool_is_given_the_pooled_spikes(chip_pool: tuple[Graph, Program, np.ndarray]) -> None:
+    """The chip has a population where the graph has a max pool; alone, every layer still meets what it meets there.
+
+    The shapes before and after ``b``'s synapse are equal, those of ``c``'s are not.
+    """
+    net, made, x = chip_pool
+    assert {n.name for n in made.neurons} - {n.name for n in net.neurons}, "a max pool became a population"
+    for layer in measure(net, made, x).layers:
+        assert layer.own_slots == simulate(net, x, record="spikes")[layer.name].spikes.size
+        assert layer.own_equal / layer.own_slots > 0.97, layer.name
+
+
+@pytest.fixture(scope="module")
+def chip_pool() -> tuple[Graph, Program, np.ndarray]:
+    rng = np.random.default_rng(4)
+    net = graph(
+        (2, 8, 8),
+        node("conv", Conv2d(weights(rng, 4, 2, 3, 3, gain=2), padding=(1, 1)), "x"),
+        node("a", population(LIF(0.5, 0.75)), "conv"),
+        node("pool", MaxPool((2, 2), (2, 2), (0, 0)), "a"),
+        node("conv2", Conv2d(weights(rng, 4, 4, 3, 3, gain=2), padding=(1, 1)), "pool"),
+        node("b", population(LIF(0.5, 0.75)), "conv2"),
+        node("pool2", MaxPool((2, 2), (2, 2), (0, 0)), "b"),
+        node("flat", Flatten(), "pool2"),
+        node("fc", Linear(weights(rng, 6, 16, gain=2)), "flat"),
+        node("c", population(LIF(0.5, 0.75)), "fc"),
+    )
+    x = spikes(rng, 10, 5, 2, 8, 8)
+    return net, quantize(net, calibration=x), x
 
 
 def test_first_difference_shows_both_membranes(net: Graph, good: Program, x: np.ndarray) -> None:

@@ -8,6 +8,10 @@ Float, one step (LSNN: Bellec et al. 2018, NeurIPS, and 2020, Nat. Commun. 11, 3
     b[t] = ρ·b[t−1] + r·s[t]            r = 1 (2020) or 1 − ρ (2018)
     v[t] = v_reset where s[t] ("hard");  h[t] − θ·s[t] ("soft", 2020);  h[t] − (θ + k·b[t−1])·s[t] ("adaptive", 2018)
 
+``reset_timing`` "next" resets the sum of the next step instead, with the threshold which that spike has raised (Yin et
+al. 2021, Nat. Mach. Intell. 3, 905, and its code): h[t] = β_m·h[t−1] + g·i[t] − (θ + k·b[t−1])·s[t−1], "adaptive". The
+state then is what met the fire test: the membrane as it was, and the adaptation from before its spike.
+
 Integer: see :func:`integer_step`; b counts in the membrane's unit, k and r in what a spike adds. Its products are
 states times decays, below 2**(B + decay_bits) for registers of B bits, 36 bits on Loihi.
 """
@@ -57,7 +61,7 @@ class ALIF(FloatNeuron):
         gain: factor on the input of the membrane.
         current_decay: α of the synaptic current, or None for a neuron without one.
         fire: "≥" or ">".
-        reset: see the module's text.
+        reset, reset_timing: see the module's text.
         v_reset: where a hard reset goes.
         spike_value: what a spike is worth to the next layer.
     """
@@ -73,6 +77,7 @@ class ALIF(FloatNeuron):
     reset: AdaptiveReset = "hard"
     v_reset: Array = field(default_factory=constant(0.0))
     spike_value: float = 1.0
+    reset_timing: Literal["same", "next"] = "same"
     kind = _KIND
 
     def __post_init__(self) -> None:
@@ -110,6 +115,8 @@ class ALIF(FloatNeuron):
         ]
         if self.reset == "hard" and (self.v_reset != 0).any():
             parts[-1] += f" to {values(self.v_reset)}"
+        if self.reset_timing != "same" and self.reset != "none":
+            parts[-1] += f" ({self.reset_timing})"
         if self.current_decay is not None:
             parts.insert(0, f"current decay {values(self.current_decay)}")
         if (self.gain != 1).any():
@@ -123,20 +130,39 @@ class ALIF(FloatNeuron):
 
     def step(self, state: State, x: Any, xp: ArrayNamespace) -> tuple[State, Any]:
         """One step; ``h`` is the membrane less what adaptation adds to the threshold."""
-        rest, new = xp.const(self.v_threshold, x), {}
-        raised = xp.const(self.adaptation_strength, x) * state["b"]
+        rest, strength = xp.const(self.v_threshold, x), xp.const(self.adaptation_strength, x)
+        zero, b, new = xp.full_like(x, 0.0), state["b"], {}
+
+        def adapted(fired: Any) -> Any:
+            step = xp.const(self.adaptation_step, x) * xp.where(fired, zero + 1, zero)
+            return xp.const(self.adaptation_decay, x) * b + step
+
+        late = self.reset_timing == "next"
+        before = self._fires(state["v"], rest + strength * b) if late else None
+        if late:
+            b = adapted(before)
+        raised = strength * b
         theta = rest + raised
         if self.current_decay is not None:
             x = xp.const(self.current_decay, x) * state["u"] + x
             new["u"] = x
         drive = x if (self.gain == 1).all() else xp.const(self.gain, x) * x
         h = xp.const(self.decay, x) * state["v"] + drive
-        fired = h > theta if self.fire == ">" else h >= theta
-        zero = xp.full_like(h, 0.0)
-        spike = xp.where(fired, zero + 1, zero)
-        b = xp.const(self.adaptation_decay, x) * state["b"] + xp.const(self.adaptation_step, x) * spike
-        after = {"hard": xp.const(self.v_reset, x) + zero, "soft": h - rest, "adaptive": h - theta, "none": h}
-        return {**new, "v": xp.where(fired, after[self.reset], h), "b": b, "h": h - raised}, self.spike_value * spike
+        if late:
+            h = xp.where(before, self._after(h, rest, theta, xp), h)
+        fired = self._fires(h, theta)
+        v = h if late else xp.where(fired, self._after(h, rest, theta, xp), h)
+        spikes = xp.where(fired, zero + self.spike_value, zero)
+        return {**new, "v": v, "b": b if late else adapted(fired), "h": h - raised}, spikes
+
+    def _fires(self, v: Any, theta: Any) -> Any:
+        return v > theta if self.fire == ">" else v >= theta
+
+    def _after(self, h: Any, rest: Any, theta: Any, xp: ArrayNamespace) -> Any:
+        """What the reset makes of a membrane."""
+        return {"hard": xp.const(self.v_reset, h) + 0 * h, "soft": h - rest, "adaptive": h - theta, "none": h}[
+            self.reset
+        ]
 
     def operations(self) -> Operations:
         """A multiply-add for every decaying state, the threshold's sum, and what the reset subtracts."""
@@ -162,6 +188,7 @@ class ALIF(FloatNeuron):
             fire=self.fire,
             reset=self.reset,
             v_reset=np.rint(self.v_reset / membrane),
+            reset_timing=self.reset_timing,
         )
 
     def rounding_error(self, neuron: Any, unit: float, arithmetic: Arithmetic) -> float:
@@ -195,6 +222,7 @@ class IntegerALIF(IntegerNeuron):
     fire: Fire = ">="
     reset: AdaptiveReset = "hard"
     v_reset: Array = field(default_factory=constant(0))
+    reset_timing: Literal["same", "next"] = "same"
     kind = _KIND
 
     def __post_init__(self) -> None:
@@ -208,9 +236,10 @@ class IntegerALIF(IntegerNeuron):
 
     def describe(self) -> str:
         """Every choice, in one line."""
+        late = " (next)" if self.reset_timing == "next" and self.reset != "none" else ""
         return (
             f"decay u {values(self.decay_u)} v {values(self.decay_v)}, v {self.fire} {values(self.v_threshold)} + "
-            f"{values(self.rise)} a spike, decaying by {values(self.decay_b)}, {self.reset} reset"
+            f"{values(self.rise)} a spike, decaying by {values(self.decay_b)}, {self.reset} reset{late}"
         )
 
     def start(self, shape: Shape) -> State:
@@ -238,6 +267,7 @@ class IntegerALIF(IntegerNeuron):
             self.bias_u,
             fire=self.fire,
             reset="soft" if self.reset == "adaptive" else self.reset,
+            reset_timing=self.reset_timing,
             v_reset=self.v_reset,
         )
 
@@ -253,12 +283,28 @@ class IntegerALIF(IntegerNeuron):
         rise = int(np.max(self.rise))
         reset_low, reset_high = span(self.v_reset)
         u_low = u_high = v_low = v_high = b = peak_u = peak_v = 0
+        late = self.reset_timing == "next"
         for _ in range(steps):
             u_low = -(-u_low * keep_u >> bits) - drift + step_low
             u_high = (u_high * keep_u >> bits) + step_high
-            v_low = -(-v_low * keep_v >> bits) - drift + u_low + bias_low
-            v_high = (v_high * keep_v >> bits) + u_high + bias_high
-            peak_u, peak_v = max(peak_u, -u_low, u_high), max(peak_v, -v_low, v_high)
+            if late:
+                # What fired gives up a threshold after its decay, raised by its own spike; the rest lay below it.
+                raised = (b * keep_b >> bits) + rise
+                fired = (v_high * keep_v >> bits) - low_theta
+                lowest = -(-v_low * keep_v >> bits) - drift
+                v_high = max(min(v_high, theta + b) * keep_v >> bits, fired if self.reset != "hard" else 0)
+                v_low = min(lowest, -theta - raised)
+                b = raised
+            else:
+                v_low = -(-v_low * keep_v >> bits) - drift
+                v_high = v_high * keep_v >> bits
+            v_low += u_low + bias_low
+            v_high += u_high + bias_high
+            if late and self.reset == "hard":
+                v_low, v_high = min(v_low, reset_low), max(v_high, reset_high)
+            peak_u, peak_v = max(peak_u, -u_low, u_high), max(peak_v, -v_low, v_high, b + theta)
+            if late:
+                continue
             if self.reset == "hard":
                 v_low, v_high = min(v_low, reset_low), max(min(v_high, theta + b), reset_high)
             elif self.reset != "none":
@@ -271,21 +317,41 @@ class IntegerALIF(IntegerNeuron):
 def integer_step(state: dict[str, Any], a: Any, p: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """One step of the adaptive LIF in fixed point: (u, v after reset, adaptation b; spikes 0/1)."""
     bits, rounding = p["decay_bits"], p["decay_rounding"]
+    late, b = p["reset_timing"] == "next", state["b"]
     u = decayed(state["u"], p["decay_u"], bits, rounding) + (a << p["input_shift"]) + p["bias_u"]
     u = fit(u, p["current_bits"], p["current_overflow"])
     h = decayed(state["v"], p["decay_v"], bits, rounding) + u + p["bias"]
+    if late:
+        before = fires(state["v"], p["threshold"] + b, p)
+        b = adapted(b, before, p)
+        h = np.where(before, after_spike(h, p["threshold"] + b, p), h)
     h = fit(h, p["voltage_bits"], p["voltage_overflow"])
-    theta = p["threshold"] + state["b"]
-    fired = h > theta if p["fire"] == ">" else h >= theta
-    b = decayed(state["b"], p["decay_b"], bits, rounding) + np.where(fired, p["rise"], 0)
-    b = fit(b, p["voltage_bits"], "saturate")
+    fired = fires(h, p["threshold"] + b, p)
+    spikes = np.where(fired, 1, 0)
+    if late:
+        return {"u": u, "v": h, "b": b}, spikes
+    v = np.where(fired, after_spike(h, p["threshold"] + b, p), h)
+    return {"u": u, "v": v, "b": adapted(b, fired, p)}, spikes
+
+
+def fires(v: Any, theta: Any, p: dict[str, Any]) -> Any:
+    """The fire test."""
+    return v > theta if p["fire"] == ">" else v >= theta
+
+
+def adapted(b: Any, fired: Any, p: dict[str, Any]) -> Any:
+    """The adaptation one step on."""
+    b = decayed(b, p["decay_b"], p["decay_bits"], p["decay_rounding"]) + np.where(fired, p["rise"], 0)
+    return fit(b, p["voltage_bits"], "saturate")
+
+
+def after_spike(h: Any, theta: Any, p: dict[str, Any]) -> Any:
+    """What the reset makes of a membrane that met the threshold ``theta``."""
     if p["reset"] == "hard":
-        v = np.where(fired, p["v_reset"], h)
-    elif p["reset"] == "none":
-        v = h
-    else:
-        v = np.where(fired, h - (theta if p["reset"] == "adaptive" else p["threshold"]), h)
-    return {"u": u, "v": v, "b": b}, np.where(fired, 1, 0)
+        return p["v_reset"] + 0 * h
+    if p["reset"] == "none":
+        return h
+    return h - (theta if p["reset"] == "adaptive" else p["threshold"])
 
 
-IntegerALIF.program = (integer_step,)
+IntegerALIF.program = (fires, adapted, after_spike, integer_step)

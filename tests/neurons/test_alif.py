@@ -15,13 +15,16 @@ from snn2chip.neurons.lif import LIF
 from stepping import LOIHI, REGISTER, float_run, integer_run, one_step, saturated, shifted, wrapped_once
 
 resets = st.sampled_from(["hard", "soft", "adaptive", "none"])
+timings = st.sampled_from(["same", "next"])
 
 
 @given(
     xs=st.lists(st.floats(-1, 3), min_size=1, max_size=15), reset=resets, strict=st.booleans(),
-    current=st.sampled_from([None, 0.5]),
+    current=st.sampled_from([None, 0.5]), timing=timings,
 )  # fmt: skip
-def test_the_float_step_is_its_equations(xs: list[float], reset: str, strict: bool, current: float | None) -> None:
+def test_the_float_step_is_its_equations(
+    xs: list[float], reset: str, strict: bool, current: float | None, timing: str
+) -> None:
     theta, decay, rho, strength, step = 0.5, 0.75, 0.875, 0.25, 0.125
     model = ALIF(
         theta,
@@ -33,16 +36,20 @@ def test_the_float_step_is_its_equations(xs: list[float], reset: str, strict: bo
         fire=">" if strict else ">=",
         reset=reset,
         v_reset=-0.1,
+        reset_timing=timing,
     )  # type: ignore[arg-type]
     h, v, spikes = float_run(model, np.array(xs)[:, None])
-    m = b = i = 0.0
+    m = b = i = s = 0.0
     for t, x in enumerate(xs):
         i = x if current is None else current * i + x
         m = decay * m + i
         level = theta + strength * b
+        if timing == "next" and s:
+            m = {"hard": -0.1, "soft": m - theta, "adaptive": m - level, "none": m}[reset]
         s = m > level if strict else m >= level
         assert h[t, 0] == m - strength * b
-        m = {"hard": -0.1, "soft": m - theta, "adaptive": m - level, "none": m}[reset] if s else m
+        if timing == "same" and s:
+            m = {"hard": -0.1, "soft": m - theta, "adaptive": m - level, "none": m}[reset]
         b = rho * b + step * s
         assert (v[t, 0], spikes[t, 0]) == (m, s)
 
@@ -80,18 +87,35 @@ def test_what_would_lower_the_threshold_or_grow_is_refused() -> None:
     u=st.integers(-REGISTER, REGISTER), v=st.integers(-REGISTER, REGISTER), b=st.integers(0, REGISTER),
     a=st.integers(-(1 << 16), 1 << 16), decays=st.tuples(*[st.integers(0, 4096)] * 3), theta=st.integers(1, 131071),
     rise=st.integers(0, REGISTER), bias=st.integers(-4095, 4095), bias_u=st.integers(-4095, 4095), reset=resets,
-    strict=st.booleans(),
+    strict=st.booleans(), timing=timings,
 )  # fmt: skip
-def test_the_integer_step_on_pythons_integers(u, v, b, a, decays, theta, rise, bias, bias_u, reset, strict) -> None:  # type: ignore[no-untyped-def]
+def test_the_integer_step_on_pythons_integers(  # type: ignore[no-untyped-def]
+    u, v, b, a, decays, theta, rise, bias, bias_u, reset, strict, timing
+) -> None:
     decay_v, decay_u, decay_b = decays
-    neuron = IntegerALIF(theta, decay_v, decay_u, decay_b, rise, bias, 1, bias_u, ">" if strict else ">=", reset, -5)
+    fire = ">" if strict else ">="
+    neuron = IntegerALIF(theta, decay_v, decay_u, decay_b, rise, bias, 1, bias_u, fire, reset, -5, timing)
     new, out = one_step(neuron, {"u": u, "v": v, "b": b}, a)
+
+    def reset_from(h: int, level: int) -> int:
+        return {"hard": -5, "soft": h - theta * 64, "adaptive": h - level, "none": h}[reset]
+
+    def adapted(b: int, s: bool) -> int:
+        return saturated(shifted(b * (4096 - decay_b), 12) + rise * s)
+
+    before = v > theta * 64 + b if strict else v >= theta * 64 + b
     u = wrapped_once(shifted(u * (4096 - decay_u), 12) + a * 64 + bias_u)
-    h = saturated(shifted(v * (4096 - decay_v), 12) + u + bias * 2)
+    h = shifted(v * (4096 - decay_v), 12) + u + bias * 2
+    if timing == "next":
+        b = adapted(b, before)
+        h = reset_from(h, theta * 64 + b) if before else h
+    h = saturated(h)
     level = theta * 64 + b
     s = h > level if strict else h >= level
-    b = saturated(shifted(b * (4096 - decay_b), 12) + rise * s)
-    after = {"hard": -5, "soft": h - theta * 64, "adaptive": h - level, "none": h}[reset] if s else h
+    after = h
+    if timing == "same":
+        b = adapted(b, s)
+        after = reset_from(h, level) if s else h
     assert {k: int(x) for k, x in new.items()} == {"u": u, "v": after, "b": b}
     assert int(out) == s
 
@@ -115,22 +139,24 @@ def test_the_integer_step_is_the_float_step_to_the_decays_twelve_bits(
 
 @given(
     seed=st.integers(0, 10**6), reset=resets, rounding=st.sampled_from(["zero", "floor"]),
-    low=st.integers(-2000, 0), high=st.integers(0, 2000),
+    low=st.integers(-2000, 0), high=st.integers(0, 2000), timing=timings,
 )  # fmt: skip
-def test_no_input_exceeds_the_bounds(seed, reset, rounding, low, high) -> None:  # type: ignore[no-untyped-def]
+def test_no_input_exceeds_the_bounds(seed, reset, rounding, low, high, timing) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(seed)
     wide = dataclasses.replace(LOIHI.arithmetic, voltage_bits=40, current_bits=40, decay_rounding=rounding)
     neuron = IntegerALIF(
         rng.integers(5, 900, 5), *(rng.integers(0, 4097, 5) for _ in range(3)), rng.integers(0, 9000, 5),
-        rng.integers(-50, 50, 5), 4, rng.integers(-300, 300, 5), ">=", reset, rng.integers(-99, 99, 5),
+        rng.integers(-50, 50, 5), 4, rng.integers(-300, 300, 5), ">=", reset, rng.integers(-99, 99, 5), timing,
     )  # fmt: skip
     proved = neuron.bounds((low, high), wide, 8)
     state = {name: np.zeros(5, np.int64) for name in ("u", "v", "b")}
     for a in rng.choice([low, high, (low + high) // 2], (8, 5)):
-        free = dataclasses.replace(neuron, reset="none").step(dict(state), a, wide)[0]
-        assert np.abs(free["v"]).max() <= proved.v
+        if timing == "same":
+            free = dataclasses.replace(neuron, reset="none").step(dict(state), a, wide)[0]
+            assert np.abs(free["v"]).max() <= proved.v
         state, _ = neuron.step(state, a, wide)
         assert np.abs(state["u"]).max() <= proved.u
+        assert np.abs(state["v"]).max() <= proved.v
         assert np.abs(state["b"]).max() <= proved.v
 
 

@@ -210,6 +210,7 @@ class _Recorder(TorchFunctionMode):
         if not values:
             return out
         source, site = self._origin()
+        name, func, read = _masked(name, func, args, read)
         call = Call("op", name, func, read[0], read[1], [], self.stack[-1], source, site, depends_on_data=depends)
         self._bind(call, values)
         return out
@@ -285,6 +286,20 @@ class _Recorder(TorchFunctionMode):
                     file, line = frame.f_code.co_filename, frame.f_lineno
             frame = frame.f_back
         return Source(self.stack[-1], file, line), tuple(keys)
+
+
+def _masked(name: str, func: Callable[..., Any], args: tuple[Any, ...], read: Any) -> tuple[str, Any, Any]:
+    """``x[mask] = y`` and ``x[mask] = y[mask]`` are ``where(mask, y, x)``: pointwise, unlike other writes."""
+    mask = args[1] if name == "__setitem__" else None
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != args[0].shape:
+        return name, func, read
+    (target, where, value), _ = read
+    if isinstance(value, Ref) and args[2].ndim > 0:
+        chosen = value.call
+        if chosen.name != "__getitem__" or chosen.args[1] != where:
+            return name, func, read
+        value = chosen.args[0]
+    return "where", torch.where, ((where, value, target), {})
 
 
 def tensor_attributes(module: nn.Module) -> dict[str, Tensor]:

@@ -160,7 +160,7 @@ class _Rolled:
     """A recording by site and step."""
 
     def __init__(self, recording: Recording, steps: int) -> None:
-        self.calls, self.output, self.steps = list(recording.calls), recording.output, steps
+        self.calls, self.output, self.steps = _used(recording), recording.output, steps
         by_site: dict[_Site, list[Call]] = {}
         for call in self.calls:
             if call.kind != "input" and call.site:
@@ -207,7 +207,7 @@ class _Rolled:
         return {self.site[id(ref.call)] for ref in call.refs() if id(ref.call) in self.site} if call else set()
 
     def _membrane(self, comparison: _Site, cycles: Mapping[_Site, frozenset[_Site]]) -> set[_Site]:
-        """The cycle a comparison is on, or reads through elementwise operations, and its cast to a number."""
+        """The cycle a comparison is on, or reads through elementwise operations, and what makes it a number."""
         sites = {comparison}
         pending = [comparison]
         while pending:
@@ -223,7 +223,7 @@ class _Rolled:
                     pending.append(before)
         last = self.runs[comparison][-1]
         for reader in self.readers.get(id(last), []):
-            if reader.name in ("float", "to", "type", "type_as") and id(reader) in self.site:
+            if id(reader) in self.site and _gives_number(reader):
                 sites.add(self.site[id(reader)])
         return sites
 
@@ -304,6 +304,28 @@ class _Rolled:
         self.calls = calls
         self.output = pytree.tree_map(rebind, self.output, is_leaf=lambda a: isinstance(a, Ref))
         return moved
+
+
+def _gives_number(call: Call) -> bool:
+    """Whether an operation that reads a comparison casts it, or chooses one of two constants by it."""
+    chooses = call.name == "where" and sum(ref.call.depends_on_data for ref in call.refs()) == 1
+    return chooses or call.name in ("float", "to", "type", "type_as")
+
+
+def _used(recording: Recording) -> list[Call]:
+    """The calls that something comes of at any step: what the model only looks at is no output of a neuron."""
+    alike: dict[_Site, list[Call]] = {}
+    for call in recording.calls:
+        alike.setdefault((call.name, *call.site), []).append(call)
+    pending = [*(ref.call for ref in _refs(recording.output)), *(c for c in recording.calls if c.kind == "neuron")]
+    used = {id(recording.input)}
+    while pending:
+        call = pending.pop()
+        if id(call) not in used:
+            used.add(id(call))
+            pending += [ref.call for ref in call.refs()]
+            pending += alike[call.name, *call.site] if call.site else ()
+    return [call for call in recording.calls if id(call) in used]
 
 
 def _refs(tree: Any) -> list[Ref]:

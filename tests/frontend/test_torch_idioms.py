@@ -1,0 +1,89 @@
+"""Idioms of research code, each in a small network: traced without edits, equal to the network's own forward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from snn2chip.frontend.torch import trace
+from snn2chip.ir.graph import Graph
+from snn2chip.simulate import simulate
+
+T, N = 6, 4
+
+
+def traced(net: nn.Module, x: Tensor, read: Any = None, time_axis: int | None = None, **options: Any) -> Graph:
+    """The graph, compared with the network on two more batches, one after another."""
+    net.eval()
+    graph = trace(net, x, **options)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        fresh = x[:, torch.randperm(x.shape[1])] if time_axis == 0 else x[torch.randperm(x.shape[0])]
+        fresh = fresh * (torch.rand(x.shape) < 0.8)
+        out = net(fresh)
+        out = (out if read is None else read(out)).detach()
+        assert out.std() > 0.01, "a constant output tests nothing"
+        samples = fresh.transpose(0, 1) if time_axis == 0 else fresh
+        np.testing.assert_allclose(simulate(graph, samples).outputs, out, rtol=1e-5, atol=1e-5)
+    return graph
+
+
+def spikes(*shape: int, seed: int = 0) -> Tensor:
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.4).float()
+
+
+class Masked(torch.autograd.Function):
+    """A step function written with a mask."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        out = torch.zeros_like(x)
+        out[x > 0] = 1.0
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad / (10 * x.abs() + 1) ** 2
+
+
+class MaskedLIF(nn.Module):
+    """Resets through a mask: to a number, or by what another tensor holds there."""
+
+    def __init__(self, chosen: bool) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.fc1, self.fc2, self.chosen = nn.Linear(12, 20), nn.Linear(20, 5), chosen
+        self.rates: list[Tensor] = []
+
+    def update(self, current: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        v = 0.8 * v + current
+        spike = Masked.apply(v - 0.4)
+        fired = v - 0.4 > 0
+        if self.chosen:
+            taken = torch.zeros_like(v)
+            taken[fired] = torch.full_like(v, 0.4)[fired]
+            return spike, v - taken
+        after = v.clone()
+        after[fired] = 0
+        return spike, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        v1, v2, out = torch.zeros(len(x), 20), torch.zeros(len(x), 5), []
+        for t in range(T):
+            s1, v1 = self.update(self.fc1(x[:, t]), v1)
+            s2, v2 = self.update(self.fc2(s1), v2)
+            self.rates.append(s1.mean())  # only looked at
+            out.append(s2)
+        return torch.stack(out, 1).sum(1)
+
+
+def test_neurons_that_write_through_a_mask() -> None:
+    hard = traced(MaskedLIF(False), spikes(N, T, 12))
+    assert [n.layer.model.reset for n in hard.neurons] == ["hard", "hard"]
+    soft = traced(MaskedLIF(True), spikes(N, T, 12))
+    assert [n.layer.model.reset for n in soft.neurons] == ["soft", "soft"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
+from snn2chip.errors import S2CError
 from snn2chip.frontend.torch import trace
 from snn2chip.ir.graph import Graph
 from snn2chip.simulate import simulate
@@ -87,3 +89,71 @@ def test_neurons_that_write_through_a_mask() -> None:
     assert [n.layer.model.reset for n in hard.neurons] == ["hard", "hard"]
     soft = traced(MaskedLIF(True), spikes(N, T, 12))
     assert [n.layer.model.reset for n in soft.neurons] == ["soft", "soft"]
+
+
+class EinsumNet(nn.Module):
+    """Weights as plain parameters, every product an einsum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.w1, self.w2 = nn.Parameter(torch.randn(12, 20)), nn.Parameter(torch.randn(20, 5))
+        self.gain = nn.Parameter(torch.rand(20) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.einsum("abc,cd->abd", (x, self.w1))
+        v, rec = torch.zeros(len(x), 20), []
+        for t in range(T):
+            v = 0.9 * v + torch.einsum("ij, j -> ij", h[:, t], self.gain)
+            spike = Masked.apply(v - 1.0)
+            v = v * (1 - spike)
+            rec.append(torch.einsum("ab,bc", spike, self.w2))
+        return torch.einsum("tnc->nc", torch.stack(rec))
+
+
+class EinsumMaps(nn.Module):
+    """An einsum over channels, one that sums over places, and one over two axes at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.mix = nn.Parameter(torch.randn(3, 2))
+        self.out = nn.Parameter(torch.randn(5, 3, 4))
+        self.lif = MaskedLIF(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v, total = torch.zeros(len(x), 3, 4, 4), 0
+        for t in range(T):
+            s, v = self.lif.update(torch.einsum("nchw,oc->nohw", x[:, t], self.mix), v)
+            total = total + torch.einsum("ncw,kcw->nk", torch.einsum("nchw->ncw", s), self.out)
+        return total
+
+
+def test_products_written_with_einsum() -> None:
+    graph = traced(EinsumNet(), spikes(N, T, 12))
+    np.testing.assert_array_equal(graph["einsum"].layer.weight, EinsumNet().w1.detach().T)
+    traced(EinsumMaps(), spikes(N, T, 2, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("equation", "second", "what"),
+    [
+        ("nd,me->ne", None, "two computed values"),
+        ("nd,nd->n", None, "two computed values"),
+        ("...d,d->...d", torch.ones(20), "letter of its own"),
+        ("nd,de->nde", torch.ones(20, 3), "another matrix for every d"),
+    ],
+)
+def test_products_no_layer_computes(equation: str, second: Tensor | None, what: str) -> None:
+    class Net(EinsumNet):
+        def forward(self, x: Tensor) -> Tensor:
+            v, rec = torch.zeros(len(x), 20), []
+            for t in range(T):
+                v = 0.9 * v + x[:, t] @ self.w1
+                spike = Masked.apply(v - 1.0)
+                v = v * (1 - spike)
+                rec.append(torch.einsum(equation, spike, spike if second is None else second))
+            return torch.stack(rec).sum(0)
+
+    with pytest.raises(S2CError, match=f"(?s)einsum.*{what}"):
+        trace(Net(), spikes(N, T, 12))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from snn2chip.errors import S2CError
-from snn2chip.frontend.torch.builder import Builder
+from snn2chip.frontend.torch.builder import Builder, as_array
 from snn2chip.frontend.torch.elements import Elements, Pattern, Rows, Signal, rows
 from snn2chip.frontend.torch.opnames import MOVES, only_moves
 from snn2chip.frontend.torch.recorder import Call, Ref
@@ -132,6 +132,24 @@ def affine(
         raise S2CError("a layer with a bias follows a combination of steps that adds up to zero", where=place(call))
     made = context.builder.add(layer(1 / total if has_bias else 1.0), [base], (key, total), call.source, call.name)
     return context.out(context.builder.over_time({made: coefficients}), found)
+
+
+def weighted(
+    context: Context,
+    call: Call,
+    ids: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    k: int,
+    make: Callable[[Any, Any], L.Layer],
+    options: Any,
+) -> Tensor:
+    """A layer with a weight and a bias that works on the last ``k`` axes of its input."""
+    found = context.rows(call, [ids], k)
+    key = (context.builder.digest(weight), context.builder.digest(bias), options)
+    w, b = as_array(weight), None if bias is None else as_array(bias)
+    layer = lambda share: make(w, None if b is None else b * b.dtype.type(share))  # noqa: E731
+    return affine(context, call, found, key, layer, b is not None)
 
 
 def combined(context: Context, call: Call, signal: Signal) -> tuple[Signal, Coefficients]:

@@ -39,7 +39,7 @@ def _add(context: Context, call: Call) -> list[Value]:
     for argument, sign in zip((a["input"], a["other"]), signs, strict=True):
         if context.traced(argument):
             ids = context.value(argument, call)
-            data.append(ids if sign > 0 else _scaled(context, call, ids, torch.tensor(-1.0)))
+            data.append(ids if sign > 0 else scaled(context, call, ids, torch.tensor(-1.0)))
         else:
             value = parameter(context, call, argument, "a constant")
             assert value is not None
@@ -112,7 +112,7 @@ def _shifted(context: Context, call: Call, data: Tensor, value: Tensor) -> Tenso
     return affine(context, call, found, offset.tobytes(), layer, True)
 
 
-def _scaled(context: Context, call: Call, data: Tensor, value: Tensor) -> Tensor:
+def scaled(context: Context, call: Call, data: Tensor, value: Tensor) -> Tensor:
     """Data times a constant."""
     if value.ndim == 0 and bool(value == 1):
         return data
@@ -160,7 +160,7 @@ def _mul(context: Context, call: Call) -> list[Value]:
     data, constant = (left, right) if context.traced(left) else (right, left)
     value = parameter(context, call, constant, "a constant")
     assert value is not None
-    return [_scaled(context, call, context.value(data, call).expand(call.values[0].shape), value)]
+    return [scaled(context, call, context.value(data, call).expand(call.values[0].shape), value)]
 
 
 def _div(context: Context, call: Call) -> list[Value]:
@@ -169,11 +169,11 @@ def _div(context: Context, call: Call) -> list[Value]:
     if value is None or a["rounding_mode"] is not None:
         raise S2CError("a division by a computed value, or one that rounds", where=place(call))
     inverse = 1 / value.double() if value.ndim == 0 else 1 / value
-    return [_scaled(context, call, context.value(a["input"], call).expand(call.values[0].shape), inverse)]
+    return [scaled(context, call, context.value(a["input"], call).expand(call.values[0].shape), inverse)]
 
 
 def _neg(context: Context, call: Call) -> list[Value]:
-    return [_scaled(context, call, context.value(call.args[0], call), torch.tensor(-1.0))]
+    return [scaled(context, call, context.value(call.args[0], call), torch.tensor(-1.0))]
 
 
 RULES: dict[str, Rule] = {"add": _add, "sub": _add, "rsub": _add, "mul": _mul, "div": _div, "neg": _neg}

@@ -7,7 +7,6 @@ depends on them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,18 @@ from torch import Tensor
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch import elementwise, reductions
 from snn2chip.frontend.torch.builder import as_array
-from snn2chip.frontend.torch.context import Context, Rule, Value, affine, arguments, parameter, per_step, place
+from snn2chip.frontend.torch.context import (
+    Context,
+    Rule,
+    Value,
+    affine,
+    arguments,
+    parameter,
+    per_step,
+    place,
+    weighted,
+)
+from snn2chip.frontend.torch.einsum import einsum
 from snn2chip.frontend.torch.elements import CONSTANT
 from snn2chip.frontend.torch.opnames import CASTS, COMPARISONS, DROPOUTS, MOVES, translated
 from snn2chip.frontend.torch.recorder import Call, Ref
@@ -143,25 +153,8 @@ def _linear(context: Context, call: Call) -> list[Value]:
     a = arguments(call, "input", "weight", "bias", bias=None)
     weight = parameter(context, call, a["weight"], "a weight")
     bias = parameter(context, call, a["bias"], "a bias")
-    return _weighted(context, call, a["input"], weight, bias, 1, lambda w, b: L.Linear(w, b), ())
-
-
-def _weighted(
-    context: Context,
-    call: Call,
-    source: Ref,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    k: int,
-    make: Callable[[Any, Any], L.Layer],
-    options: Any,
-) -> list[Value]:
     assert weight is not None
-    found = context.rows(call, [context.value(source, call)], k)
-    key = (context.builder.digest(weight), context.builder.digest(bias), options)
-    w, b = as_array(weight), None if bias is None else as_array(bias)
-    layer = lambda share: make(w, None if b is None else b * b.dtype.type(share))  # noqa: E731
-    return [affine(context, call, found, key, layer, b is not None)]
+    return [weighted(context, call, context.value(a["input"], call), weight, bias, 1, L.Linear, ())]
 
 
 def _conv(axes: int) -> Rule:
@@ -191,7 +184,8 @@ def _conv(axes: int) -> Rule:
             "groups": int(a["groups"]),
         }
         make = lambda w, b: layer_class(w, b, **options)  # noqa: E731
-        return _weighted(context, call, a["input"], weight, bias, axes + 1, make, tuple(options.values()))
+        ids = context.value(a["input"], call)
+        return [weighted(context, call, ids, weight, bias, axes + 1, make, tuple(options.values()))]
 
     return rule
 
@@ -310,7 +304,7 @@ def _matmul(context: Context, call: Call) -> list[Value]:
         weight = context.value(right, call)
         if weight.ndim != 2:
             raise S2CError("a product with a constant that is no matrix", where=place(call))
-        return _weighted(context, call, left, weight.mT.contiguous(), None, 1, lambda w, b: L.Linear(w, b), ())
+        return [weighted(context, call, context.value(left, call), weight.mT.contiguous(), None, 1, L.Linear, ())]
     if not (context.traced(left) and context.traced(right)):
         raise S2CError("a constant matrix multiplies from the left", where=place(call), fix="use a Linear layer")
     one, two = (context.rows(call, [context.value(ref, call)], 2) for ref in (left, right))
@@ -327,7 +321,7 @@ def _addmm(context: Context, call: Call) -> list[Value]:
     bias, weight = (parameter(context, call, a[name], "a weight") for name in ("input", "mat2"))
     if a["beta"] != 1 or a["alpha"] != 1 or weight is None or bias is None or bias.ndim != 1:
         raise S2CError("addmm other than x W + b", where=place(call), fix="use a Linear layer")
-    return _weighted(context, call, a["mat1"], weight.mT.contiguous(), bias, 1, lambda w, b: L.Linear(w, b), ())
+    return [weighted(context, call, context.value(a["mat1"], call), weight.mT.contiguous(), bias, 1, L.Linear, ())]
 
 
 _RULES: dict[str, Rule] = {
@@ -346,6 +340,7 @@ _RULES: dict[str, Rule] = {
     "adaptive_max_pool2d": _adaptive(L.MaxPool, 2),
     "matmul": _matmul,
     "addmm": _addmm,
+    "einsum": einsum,
     **elementwise.RULES,
     **reductions.RULES,
 }

@@ -32,7 +32,17 @@ ELEMENTWISE = (
 
 def computes_across(call: Call) -> bool:
     """Whether an operation's elements depend on more than the elements at their own place."""
+    if call.name == "einsum":
+        terms, out = einsum_terms(call)
+        return out not in terms or not {*"".join(terms)} <= {*out}
     return translated(call) not in ELEMENTWISE
+
+
+def einsum_terms(call: Call) -> tuple[list[str], str]:
+    """The axes of an einsum's operands and of its result, by letters."""
+    given, arrow, out = "".join(call.args[0].split()).partition("->")
+    letters = given.replace(",", "")
+    return given.split(","), out if arrow else "".join(sorted(c for c in {*letters} if letters.count(c) == 1))
 
 
 def translated(call: Call) -> str:

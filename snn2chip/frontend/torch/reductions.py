@@ -24,23 +24,27 @@ def _reduce(how: str) -> Rule:
         axes = (
             list(range(ids.ndim)) if dim is None else [d % ids.ndim for d in ([dim] if isinstance(dim, int) else dim)]
         )
-        _, t, n, _ = context.elements.read(ids.clamp(min=0))
-        over_time = [d for d in axes if bool((t != t.narrow(d, 0, 1)).any())]
-        if any(bool((n != n.narrow(d, 0, 1)).any()) for d in axes):
-            raise S2CError(
-                f"the {how} runs over the samples of the batch", where=place(call), fix="keep the batch axis"
-            )
-        features = [d for d in axes if d not in over_time]
-        if features:
-            ids = _reduce_features(context, call, ids, features, how)
-        for d in over_time:
-            ids = _reduce_time(context, call, ids, d, how)
+        ids = reduced(context, call, ids, axes, how)
         if not a["keepdim"]:
             for d in sorted(axes, reverse=True):
                 ids = ids.squeeze(d)
         return [ids, *[None] * (len(call.values) - 1)]
 
     return rule
+
+
+def reduced(context: Context, call: Call, ids: Tensor, axes: list[int], how: str) -> Tensor:
+    """The sum, mean or maximum over some axes, which are kept with one element."""
+    _, t, n, _ = context.elements.read(ids.clamp(min=0))
+    over_time = [d for d in axes if bool((t != t.narrow(d, 0, 1)).any())]
+    if any(bool((n != n.narrow(d, 0, 1)).any()) for d in axes):
+        raise S2CError(f"the {how} runs over the samples of the batch", where=place(call), fix="keep the batch axis")
+    features = [d for d in axes if d not in over_time]
+    if features:
+        ids = _reduce_features(context, call, ids, features, how)
+    for d in over_time:
+        ids = _reduce_time(context, call, ids, d, how)
+    return ids
 
 
 def _reduce_features(context: Context, call: Call, ids: Tensor, axes: list[int], how: str) -> Tensor:

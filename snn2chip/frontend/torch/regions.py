@@ -324,7 +324,7 @@ def _used(recording: Recording) -> list[Call]:
         if id(call) not in used:
             used.add(id(call))
             pending += [ref.call for ref in call.refs()]
-            pending += alike[call.name, *call.site] if call.site else ()
+            pending += alike[(call.name, *call.site)] if call.site else ()
     return [call for call in recording.calls if id(call) in used]
 
 

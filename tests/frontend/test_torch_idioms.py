@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch import trace
 from snn2chip.ir.graph import Graph
 from snn2chip.simulate import simulate
+from torch_networks import HandLIF
 
 T, N = 6, 4
 
@@ -157,3 +159,53 @@ def test_products_no_layer_computes(equation: str, second: Tensor | None, what: 
 
     with pytest.raises(S2CError, match=f"(?s)einsum.*{what}"):
         trace(Net(), spikes(N, T, 12))
+
+
+class LogSoftmax(MaskedLIF):
+    """Returns log-probabilities of the best step; a rectifier where there are only spikes."""
+
+    def __init__(self) -> None:
+        super().__init__(False)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(12, 20))
+        self.head = nn.Linear(20, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v, out = torch.zeros(len(x), 20), []
+        for t in range(T):
+            s, v = self.update(self.body(x[:, t]), v)
+            pooled = F.max_pool1d(torch.relu(s).unsqueeze(1), 2).squeeze(1).abs()
+            out.append(self.head(torch.cat((F.relu(pooled), F.leaky_relu(pooled + pooled)), 1)))
+        return F.log_softmax(torch.stack(out).amax(0), dim=1)
+
+
+def before_softmax(net: nn.Module, x: Tensor) -> Tensor:
+    given: list[Tensor] = []
+    hook = net.head.register_forward_hook(lambda module, args, out: given.append(out))
+    net(x)
+    hook.remove()
+    return torch.stack(given, 1)
+
+
+def test_the_output_of_a_module_is_deployed() -> None:
+    net, x = LogSoftmax().eval(), spikes(N, T, 12)
+    with pytest.raises(S2CError, match=r"(?s)log_softmax.*output='path.of.module'"):
+        trace(net, x)
+    graphs = {how: trace(net, x, output="head", readout=how) for how in ("max", "last", None)}
+    assert not net.head._forward_hooks
+    fresh = spikes(N, T, 12, seed=7)
+    logits = before_softmax(net, fresh).detach()
+    assert logits.std() > 0.1
+    for how, expected in (("max", logits.amax(1)), ("last", logits[:, -1]), (None, logits)):
+        np.testing.assert_allclose(simulate(graphs[how], fresh).outputs, expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(S2CError, match=r"(?s)no 'tail'.*no module of this name"):
+        trace(net, x, output="tail")
+
+
+def test_a_module_called_once_per_step_by_the_tracer() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 20), HandLIF(threshold=0.2), nn.Linear(20, 5), nn.Softmax(1)).eval()
+    graph = trace(net, spikes(N, T, 12), time_steps=T, input_time_axis=1, output="3", readout="sum")
+    fresh, expected = spikes(N, T, 12, seed=8), torch.zeros(N, 5)
+    net[2].reset()
+    for t in range(T):
+        expected = expected + net[:4](fresh[:, t])
+    np.testing.assert_allclose(simulate(graph, fresh).outputs, expected.detach(), rtol=1e-5, atol=1e-5)

@@ -74,7 +74,7 @@ def test_control_flow_on_data_names_the_line(code: Any) -> None:
 
 
 OPERATIONS = {
-    "rectifier": (F.relu, "'relu'", "spiking neuron"),
+    "rectifier": (lambda h: F.relu(h - 0.5), "'relu'", "spiking neuron"),
     "normalization": (lambda h: F.layer_norm(h, (20,)), "'layer_norm'", "batch norm"),
     "noise": (lambda h: h + torch.rand_like(h), "random numbers", "encode the input"),
     "dropout left on": (lambda h: F.dropout(h, 0.5), "dropout is active", "training=self.training"),

@@ -176,4 +176,53 @@ def _neg(context: Context, call: Call) -> list[Value]:
     return [scaled(context, call, context.value(call.args[0], call), torch.tensor(-1.0))]
 
 
-RULES: dict[str, Rule] = {"add": _add, "sub": _add, "rsub": _add, "mul": _mul, "div": _div, "neg": _neg}
+# Layers whose output has no negative value where none of their inputs has.
+_KEEP_SIGN = (L.Pool, L.Flatten, L.Reshape, L.Permute, L.Add, L.Mul, L.MatMul, L.Concat, L.Delay)
+
+
+def _rectified(context: Context, call: Call) -> list[Value]:
+    """A rectifier of spikes, and of what pools and sums make of spikes, changes nothing."""
+    ids = context.value(arguments(call, "input")["input"], call)
+    signal = context.signal(context.rows(call, [ids], 0).patterns[0], call)
+    if not _never_negative(context, signal):
+        raise S2CError(
+            f"the operation {call.name!r} has no counterpart in a spiking network graph",
+            where=place(call),
+            why="it changes negative values, which its input can have",
+            fix="use a spiking neuron in its place",
+        )
+    return [ids]
+
+
+def _never_negative(context: Context, signal: Signal) -> bool:
+    if isinstance(signal.over_time, Signal):
+        return _never_negative(context, signal.over_time)
+    if signal.over_time is not None:
+        parts = signal.over_time.items()
+        return all(_never_negative(context, part) and min(weights) >= 0 for part, weights in parts)
+    pending = [(signal.name, signal.port)]
+    while pending:
+        name, port = pending.pop()
+        node = context.builder.nodes[name]
+        if isinstance(node.layer, L.Neuron):
+            model: Any = node.layer.model
+            if port != "out" or model.integrates_only or model.spike_value < 0 or model.spikes[0] < 0:
+                return False
+        elif isinstance(node.layer, _KEEP_SIGN) or (isinstance(node.layer, L.Scale) and (node.layer.scale >= 0).all()):
+            pending += [(edge.source, edge.port) for edge in node.inputs]
+        else:
+            return False
+    return True
+
+
+RULES: dict[str, Rule] = {
+    "add": _add,
+    "sub": _add,
+    "rsub": _add,
+    "mul": _mul,
+    "div": _div,
+    "neg": _neg,
+    "relu": _rectified,
+    "leaky_relu": _rectified,
+    "abs": _rectified,
+}

@@ -34,12 +34,12 @@ from snn2chip.frontend.torch.opnames import CASTS, COMPARISONS, DROPOUTS, MOVES,
 from snn2chip.frontend.torch.recorder import Call, Ref
 from snn2chip.ir import layers as L
 
+_BEFORE = "apply it outside the model: output= selects what comes before, also by module: output='path.of.module'"
 _ADVICE = {
-    "softmax": "return the values before the softmax (output= picks one of several outputs)",
-    "log_softmax": "return the values before the log-softmax (output= picks one of several outputs)",
-    "argmax": "return the scores and take the argmax outside the model",
-    "topk": "return the scores and select outside the model",
-    "relu": "a rectifier on the path of spikes has no counterpart on the chip; use a spiking neuron",
+    "softmax": _BEFORE,
+    "log_softmax": _BEFORE,
+    "argmax": _BEFORE,
+    "topk": _BEFORE,
     "group_norm": "normalization by the statistics of the sample cannot be folded; train with batch norm",
     "layer_norm": "normalization by the statistics of the sample cannot be folded; train with batch norm",
     "instance_norm": "normalization by the statistics of the sample cannot be folded; train with batch norm",

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from snn2chip.errors import S2CError, UsageError
-from snn2chip.frontend.torch.cells import Cell, library_of
+from snn2chip.frontend.torch.cells import Cell
 from snn2chip.frontend.torch.convert import ConversionError, How, Layout, Traced, convert
+from snn2chip.frontend.torch.deployed import Deployed, Select, state_to_hand_back
 from snn2chip.frontend.torch.gate import check_equal
 from snn2chip.frontend.torch.recorder import Recording, Ref, record
 from snn2chip.frontend.torch.regions import extract, thresholds
@@ -26,7 +26,6 @@ from snn2chip.frontend.torch.survey import Survey, survey
 from snn2chip.ir.graph import Graph
 
 Run = Callable[[nn.Module, Any], Any]
-Select = int | str | Callable[[Any], Any] | None
 TimeAxis = int | None | types.EllipsisType
 _READOUTS = ("mean", "sum", "last", "max")
 _LARGEST_BATCH = 4
@@ -58,8 +57,9 @@ def trace(
         run: ``run(model, x) -> output`` where a sample is not one ``model(x)``: it resets the model and loops over
         time.
             Without it every state is reset before each call, as the model's library does it.
-        output: which output is deployed, where the model returns several: index, key, or a function of what it returns.
-            Left out, the first tensor is taken and a warning says so.
+        output: which output is deployed: index or key of what the model returns, or a function of it; or the path of a
+            module, whose output is then deployed in place of the model's (``"fc2"``: what comes before a softmax), at
+            every step if the model calls it at every step. Left out, the first tensor is taken and a warning says so.
         readout: "mean", "sum", "last" or "max" over time, where the model returns one output per step; "mean" if the
         tracer
             drives the loop. Left out for a model that itself returns every step, the Graph does so too.
@@ -88,8 +88,8 @@ def trace(
     with preserved(model):
         traced, layout = work.trace()
         check_equal(type(model).__name__, traced, lambda x: work.once(x, layout), layout, work.batch(layout))
-    if work.chosen:
-        warnings.warn(work.chosen, stacklevel=2)
+    if work.deployed.chosen:
+        warnings.warn(work.deployed.chosen, stacklevel=2)
     return traced.graph
 
 
@@ -167,7 +167,9 @@ class Job:
     survey: Survey = field(default_factory=Survey)
     driven: Layout | None = None
     plain: dict[str, Cell] = field(default_factory=dict)
-    chosen: str = ""
+
+    def __post_init__(self) -> None:
+        self.deployed = Deployed(self.model, self.output)
 
     def trace(self) -> tuple[Traced, Layout]:
         """The graph, and the layout of the example it holds for."""
@@ -225,10 +227,10 @@ class Job:
 
     def _call(self, layout: Layout | None) -> Run:
         """How one batch is run, up to the deployed output."""
-        select = self._select
+        deployed = self.deployed
         if self.run is not None or self.driven is None or layout is None:
             once = self.run or _call_once
-            return _reporting(lambda model, x: select(once(model, x)))
+            return _reporting(lambda model, x: deployed.output(once, model, x))
         steps, how = self.time_steps or 1, self.readout or "mean"
 
         def loop(model: nn.Module, x: Tensor) -> Tensor:
@@ -237,9 +239,10 @@ class Job:
             state: tuple[Any, ...] = ()
             found = []
             for frame in frames:
-                returned = model(frame, *state)
-                state = _state_to_hand_back(model, returned)
-                found.append(select(returned))
+                with deployed.watched() as given:
+                    returned = model(frame, *state)
+                state = state_to_hand_back(model, returned)
+                found.append(deployed.of(returned, given))
             outputs = torch.stack(found)
             if how == "last":
                 return outputs[-1]
@@ -360,27 +363,6 @@ class Job:
 
     # ------------------------------------------------------------------ output
 
-    def _select(self, out: Any) -> Any:
-        """The deployed output of what the model returns."""
-        if callable(self.output):
-            return self.output(out)
-        if self.output is not None:
-            try:
-                return out[self.output]
-            except (KeyError, IndexError, TypeError) as error:
-                raise UsageError(
-                    f"the model's output has no {self.output!r}",
-                    why=f"it returns {_shape_of(out)}",
-                    fix="correct output=",
-                ) from error
-        if _state_to_hand_back(self.model, out):
-            out = out[0]
-        tensors = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
-        if len(tensors) > 1:
-            name = type(self.model).__name__
-            self.chosen = f"{name} returns {len(tensors)} tensors: the first is deployed; output= selects another"
-        return tensors[0] if tensors else out
-
     def _deployed(self, recording: Recording) -> Ref:
         if not isinstance(recording.output, Ref):
             raise UsageError(
@@ -388,18 +370,6 @@ class Job:
                 fix="select a tensor of the output with output=",
             )
         return recording.output
-
-
-def _state_to_hand_back(model: nn.Module, out: Any) -> tuple[Any, ...]:
-    """The state in what a module of Norse returns, (output, state): its modules keep none themselves."""
-    threaded = library_of(model, "norse") is not None and isinstance(out, tuple) and len(out) == 2
-    return (out[1],) if threaded else ()
-
-
-def _shape_of(out: Any) -> str:
-    if isinstance(out, Mapping):
-        return f"a dict with {', '.join(map(repr, out))}"
-    return f"{len(out)} values" if isinstance(out, (tuple, list)) else f"a {type(out).__name__}"
 
 
 class RunError(S2CError):

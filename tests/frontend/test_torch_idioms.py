@@ -209,3 +209,51 @@ def test_a_module_called_once_per_step_by_the_tracer() -> None:
     for t in range(T):
         expected = expected + net[:4](fresh[:, t])
     np.testing.assert_allclose(simulate(graph, fresh).outputs, expected.detach(), rtol=1e-5, atol=1e-5)
+
+
+class Logging(MaskedLIF):
+    """Counts its spikes while it runs; ``use`` does something with the count."""
+
+    def __init__(self, use: Any = None) -> None:
+        super().__init__(False)
+        self.use, self.total, self.history = use, 0.0, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        v, out = torch.zeros(len(x), 20), []
+        for t in range(T):
+            s, v = self.update(self.fc1(x[:, t]), v)
+            rate = s.mean().item()
+            self.total += 100 * rate
+            self.history.append(s.detach().cpu().numpy())
+            f"step {t}: {rate:.3f}, {round(self.total, 2)} {self.history[-1].mean(0)}"
+            y = self.fc2(s)
+            out.append(y if self.use is None else self.use(y, rate, self.history[-1]))
+        return torch.stack(out).sum(0)
+
+
+def test_values_that_are_only_logged() -> None:
+    net = Logging()
+    traced(net, spikes(N, T, 12))
+    net.history.clear()
+    net(spikes(N, T, 12))
+    assert isinstance(net.history[0], np.ndarray), "what the model logs later is real again"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda y, rate, s: y if rate > 0.1 else 2 * y,
+        lambda y, rate, s: y * rate,
+        lambda y, rate, s: rate * y,
+        lambda y, rate, s: y + torch.tensor(rate),
+        lambda y, rate, s: y + torch.from_numpy(s).mean(),
+        lambda y, rate, s: y * float(np.mean([rate, 1.0])),
+        lambda y, rate, s: y[: int(rate) + 4],
+        lambda y, rate, s: y * len(s),
+        lambda y, rate, s: y + s[0].sum(),
+    ],
+)
+def test_values_that_come_back_are_refused(use: Any) -> None:
+    with pytest.raises(S2CError, match="reads a value it computed from the data into Python") as caught:
+        trace(Logging(use).eval(), spikes(N, T, 12))
+    assert "test_torch_idioms.py:" in caught.value.where

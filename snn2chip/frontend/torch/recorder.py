@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from snn2chip.errors import S2CError
+from snn2chip.frontend.torch.opaque import Opaque
 from snn2chip.ir.graph import Source
 
 
@@ -30,10 +31,9 @@ def names(text: str) -> frozenset[str]:
 
 
 # Reading data into Python: what follows could depend on it, and a graph recorded once would be wrong for other data.
-_READS_DATA = names(
-    "__bool__ __int__ __float__ __index__ __complex__ item tolist numpy __array__ is_nonzero equal allclose "
-    "__contains__"
-)
+_READS_DATA = names("__bool__ __int__ __float__ __index__ __complex__ __array__ is_nonzero equal allclose __contains__")
+# These hand it out, and nothing need come of it.
+_HANDS_OUT_DATA = names("item tolist numpy")
 # Fresh tensors that only borrow a shape.
 _LIKE = names("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty new_tensor")
 RANDOM = names(
@@ -109,7 +109,11 @@ def record(model: nn.Module, run: Callable[[nn.Module, Any], Any], x: Tensor, ne
     recorder = _Recorder(model, neurons)
     entry = recorder.enter(x)
     with torch.no_grad(), calls_through(recorder.call_module), recorder:
-        output = run(model, entry)
+        try:
+            output = run(model, entry)
+        except S2CError as error:
+            # What fails in the user's code only while it is recorded does so for want of a value that was handed out.
+            raise recorder.handed_out[-1] if recorder.handed_out and error.__cause__ else error from None
     structure = pytree.tree_map(lambda leaf: recorder.ref(leaf) if isinstance(leaf, Tensor) else leaf, output)
     return Recording(recorder.calls, recorder.calls[0], structure)
 
@@ -141,6 +145,7 @@ class _Recorder(TorchFunctionMode):
         self.kept: list[Tensor] = []
         self.random: dict[int, Source] = {}
         self.counts: dict[str, int] = {}
+        self.handed_out: list[S2CError] = []
 
     def enter(self, x: Tensor) -> Tensor:
         """The tensor the model is given; its own object, so that it is recognised."""
@@ -179,7 +184,11 @@ class _Recorder(TorchFunctionMode):
     def _operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         raw = _name(func)
         name = raw.strip("_") if raw.startswith("__i") and raw != "__index__" and raw != "__int__" else raw
-        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        leaves = pytree.tree_leaves((args, kwargs))
+        for leaf in leaves:
+            if isinstance(leaf, Opaque):
+                leaf.refuse()
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if not tensors or raw in _LIKE or raw in RANDOM:
             out = func(*args, **kwargs)
             if raw in RANDOM:
@@ -191,14 +200,18 @@ class _Recorder(TorchFunctionMode):
             return out
         read = pytree.tree_map(lambda leaf: self.ref(leaf) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
         depends = any(self.ref(tensor).call.depends_on_data for tensor in tensors)
-        if raw in _READS_DATA and depends:
+        if (raw in _READS_DATA or raw in _HANDS_OUT_DATA) and depends:
             source, _ = self._origin()
-            raise S2CError(
+            error = S2CError(
                 f"the model reads a value it computed from the data into Python ({raw.strip('_')})",
                 where=str(source) or self.stack[-1],
                 why="what follows can differ for other data; a chip runs one fixed network",
-                fix="compute it with tensor operations, move it out of forward, or remove the assertion or log line",
+                fix="compute it with tensor operations, move it out of forward, or remove the assertion",
             )
+            if raw in _READS_DATA:
+                raise error
+            self.handed_out.append(error)
+            return Opaque(error)
         in_place = _in_place(raw) or kwargs.get("out") is not None
         if in_place:
             self._protect(args[0])

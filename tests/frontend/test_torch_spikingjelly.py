@@ -125,10 +125,103 @@ def test_spikingjelly_is_reset_and_driven_without_run(step_mode: str) -> None:
     np.testing.assert_allclose(simulate(graph, samples).outputs, out.detach(), atol=1e-6)
 
 
+class MultiStepNet(nn.Module):
+    """As published code writes it: plain layers on [T·N, ...], ``clock_driven`` neurons on [T, N, ...]."""
+
+    def __init__(self, *neurons: nn.Module) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.lif1 = nn.Conv2d(2, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), neurons[0]
+        self.conv2, self.bn2, self.lif2 = nn.Conv2d(6, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), neurons[1]
+        self.pool, self.head = nn.MaxPool2d(2), nn.Linear(72, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps, batch = x.shape[:2]
+        x = self.lif1(self.bn1(self.conv1(x.flatten(0, 1))).reshape(steps, batch, 6, 6, 6).contiguous())
+        x = self.bn2(self.conv2(x.flatten(0, 1))).reshape(steps, batch, 8, 6, 6).contiguous()
+        x = self.pool(self.lif2(x).flatten(0, 1)).flatten(1)
+        return self.head(x).reshape(steps, batch, 10).mean(0)
+
+
+CLOCK_DRIVEN = {
+    "IF": ("IFNode", {}),
+    "LIF": ("LIFNode", {"tau": 2.0, "detach_reset": True}),
+    "LIF soft, undriven": ("LIFNode", {"tau": 1.5, "v_reset": None, "decay_input": False}),
+    "LIF reset elsewhere": ("LIFNode", {"tau": 1.7, "v_reset": -0.3, "v_threshold": 0.7}),
+    "PLIF": ("ParametricLIFNode", {"init_tau": 1.8}),
+}
+
+
+@pytest.mark.parametrize("kind", CLOCK_DRIVEN)
+def test_clock_driven(kind: str) -> None:
+    clock_driven = pytest.importorskip("spikingjelly.clock_driven.neuron", reason="not in this version")
+    name, options = CLOCK_DRIVEN[kind]
+    net = MultiStepNet(*(getattr(clock_driven, f"MultiStep{name}")(**options) for _ in range(2)))
+    lively(net)
+    graph = trace(net, frames(0))
+    assert [node.name for node in graph.neurons] == ["lif1", "lif2"]
+    for seed in (1, 2):
+        x = frames(seed)
+        functional.reset_net(net)
+        with watched(net, {"lif1": net.lif1, "lif2": net.lif2}, lambda m, out: m.v_seq.clone()) as seen:
+            out = net(x)
+        expected = {n: (per_step([s for s, _ in c], 0), per_step([v for _, v in c], 0)) for n, c in seen.items()}
+        compare(graph, x.transpose(0, 1), expected, out)
+    single = sj_net("IF hard", "s")
+    single[2], single[6], single[10] = (getattr(clock_driven, name)(**options) for _ in range(3))
+    graph = trace(single, images(0), time_steps=T)
+    functional.reset_net(single)
+    out = sum(single(images(1)) for _ in range(T)) / T
+    np.testing.assert_allclose(simulate(graph, images(1)).outputs, out.detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["OTTTLIFNode", "SLTTLIFNode"])
+def test_neurons_of_online_training_compute_like_a_lif(kind: str) -> None:
+    if not hasattr(neuron, kind):
+        pytest.skip("not in this version")
+    net = lively(
+        nn.Sequential(layer.Conv2d(2, 6, 3), getattr(neuron, kind)(tau=1.6), layer.Flatten(), layer.Linear(96, 4))
+    )
+    graph = trace(net, images(0), time_steps=T)
+    for seed in (1, 2):
+        functional.reset_net(net)
+        out = sum(net(images(seed)) for _ in range(T)) / T
+        np.testing.assert_allclose(simulate(graph, images(seed)).outputs, out.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_membrane_read_out_of_a_changed_neuron() -> None:
+    """The tutorials' non-spiking neuron: a subclass that returns its membrane, which is read off it after the loop."""
+
+    class NonSpiking(neuron.LIFNode):
+        def single_step_forward(self, x: Tensor) -> Tensor:
+            self.v = self.v + (x - self.v) / self.tau
+            return self.v
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Sequential(layer.Linear(8, 16), neuron.IFNode(), layer.Linear(16, 3), NonSpiking(tau=2.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(T):
+                self.fc(x)
+            return self.fc[-1].v
+
+    net = lively(Net())
+    graph = trace(net, torch.rand(5, 8))
+    for seed in (1, 2):
+        x = torch.rand(5, 8, generator=torch.Generator().manual_seed(seed))
+        functional.reset_net(net)
+        np.testing.assert_allclose(simulate(graph, x).outputs, net(x).detach(), rtol=1e-5, atol=1e-5)
+
+
 REFUSED = {
     "EIF": (lambda: neuron.EIFNode(), "EIFNode cannot be represented exactly"),
     "Izhikevich": (lambda: neuron.IzhikevichNode(), "IzhikevichNode cannot"),
     "KLIF": (lambda: neuron.KLIFNode(), "KLIFNode cannot"),
+    "PSN": (lambda: neuron.PSN(T), "PSN cannot"),
+    "sliding PSN": (lambda: neuron.SlidingPSN(k=2), "SlidingPSN cannot"),
+    "gated LIF": (lambda: neuron.GatedLIFNode(T), "GatedLIFNode cannot"),
+    "DSR": (lambda: neuron.DSRIFNode(T=T), "DSRIFNode cannot"),
     "graded surrogate": (lambda: neuron.LIFNode(surrogate_function=surrogate.ATan(spiking=False)), "ATan.* is no step"),
 }
 
@@ -136,6 +229,9 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_neurons_without_counterpart_are_refused_by_name(kind: str) -> None:
     make, message = REFUSED[kind]
+    name = message.split()[0]
+    if not hasattr(neuron, name) and message.endswith("cannot"):
+        pytest.skip(f"SpikingJelly {metadata.version('spikingjelly')} has no {name}")
     net = nn.Sequential(layer.Flatten(), layer.Linear(72, 10), make())
     with pytest.raises(S2CError, match=message) as caught:
         trace(net, images(0), time_steps=T)

@@ -123,9 +123,15 @@ def registered(module: nn.Module) -> Cell | None:
     return None
 
 
-def library_of(module: nn.Module, package: str) -> str | None:
-    """Name of the class of ``package`` that a module is an instance of, without importing the package."""
+def library_class(module: nn.Module, *packages: str) -> type | None:
+    """The class of one of ``packages`` that a module is an instance of, found without importing the package."""
     for cls in type(module).__mro__:
-        if cls.__module__.split(".")[0] == package:
-            return cls.__name__
+        if any(f"{cls.__module__}.".startswith(f"{package}.") for package in packages):
+            return cls
     return None
+
+
+def library_of(module: nn.Module, *packages: str) -> str | None:
+    """Name of :func:`library_class`."""
+    found = library_class(module, *packages)
+    return None if found is None else found.__name__

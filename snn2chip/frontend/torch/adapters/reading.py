@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.builder import as_array
-from snn2chip.frontend.torch.cells import Synapse
+from snn2chip.frontend.torch.cells import Synapse, library_class
 from snn2chip.ir import layers as L
 from snn2chip.ir.layers import Array, Layer, Shape
 
@@ -23,9 +24,10 @@ def array(value: Any) -> Array:
     return found[0] if found.ndim > 1 and found.shape[0] == 1 else found
 
 
-def changed(module: nn.Module, package: str) -> bool:
-    """Whether a user's subclass changes what the library's class computes."""
-    own = [c for c in type(module).__mro__ if c.__module__.split(".")[0] not in (package, "torch", "builtins")]
+def changed(module: nn.Module, *packages: str) -> bool:
+    """Whether a subclass changes what the library's class computes."""
+    library = library_class(module, *packages)
+    own = itertools.takewhile(lambda cls: cls is not library, type(module).__mro__)
     return any(callable(v) and k not in _NO_CHANGE for c in own for k, v in vars(c).items())
 
 

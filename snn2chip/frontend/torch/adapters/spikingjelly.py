@@ -1,7 +1,8 @@
 """SpikingJelly 2.0 and 0.0.0.0.14: IF, LIF, PLIF, QIF, CUBA-LIF and the Simple forms, step modes "s" and "m".
 
 ``spikingjelly/_ops/lif/reference.py``, ``activation_based/neuron.py``: charge, fire where h − θ is at or above zero,
-reset in the same step.
+reset in the same step. ``clock_driven/neuron.py``, as much published code has it, is the same with a class of its own,
+``MultiStep…``, for every step mode "m".
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from snn2chip.neurons.base import FloatNeuron
 from snn2chip.neurons.lif import LIF, DecayForm
 from snn2chip.neurons.qif import QIF
 
-_BASES = ("BaseNode", "SimpleBaseNode")
+# Neurons of these packages are the library's; its examples and models define neurons of their own, as users do.
+_NEURONS = ("spikingjelly.activation_based.neuron", "spikingjelly.clock_driven.neuron")
+_MULTI_STEP = "MultiStep"
+# Not neurons by their name, but by what they are given: what they compute is found by probing.
+_GENERIC = ("BaseNode", "SimpleBaseNode", "FlexSN", "NonSpikingBaseNode", "NonSpikingIFNode", "NonSpikingLIFNode")
 
 
 def _leaky(form: DecayForm, value: float, fires: dict[str, Any]) -> LIF:
@@ -65,6 +70,9 @@ _MODELS: dict[str, Callable[[Any, dict[str, Any]], FloatNeuron]] = {
     "SimpleIFNode": _integrate,
     "HalfThresholdIFNode": _integrate,
     "LIFNode": _lif,
+    # How these two are trained differs, not what they compute.
+    "OTTTLIFNode": _lif,
+    "SLTTLIFNode": _lif,
     "SimpleLIFNode": _simple_lif,
     "ParametricLIFNode": _plif,
     "CUBALIFNode": _cuba_lif,
@@ -74,13 +82,12 @@ _MODELS: dict[str, Callable[[Any, dict[str, Any]], FloatNeuron]] = {
 
 def cell(module: nn.Module) -> Cell | None:
     """See :class:`snn2chip.frontend.torch.cells.Adapter`."""
-    name = library_of(module, "spikingjelly")
-    if name is None or not any(cls.__name__ in _BASES for cls in type(module).__mro__):
+    name = library_of(module, *_NEURONS)
+    if name is None or name in _GENERIC or changed(module, *_NEURONS):
         return None
     n: Any = module
-    if changed(module, "spikingjelly"):
-        return None
-    if name not in _MODELS:
+    single = name.removeprefix(_MULTI_STEP)
+    if single not in _MODELS:
         raise S2CError(
             f"SpikingJelly's {name} cannot be represented exactly",
             fix=f"use one of {', '.join(_MODELS)}, or register_neuron(YourNeuron, to_lif)",
@@ -95,8 +102,8 @@ def cell(module: nn.Module) -> Cell | None:
         "v_start": np.asarray(n._memories_rv["v"]),
     }
     return Cell(
-        _MODELS[name](n, fires),
-        time_axis=0 if n.step_mode == "m" else None,
+        _MODELS[single](n, fires),
+        time_axis=0 if single != name or getattr(n, "step_mode", "s") == "m" else None,
         returns=("out",),
         states=(),
         attributes={"v": "v", "v_seq": "v"},

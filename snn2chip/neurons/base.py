@@ -53,6 +53,9 @@ class ArrayNamespace(Protocol):
     def integers(self, value: Array, like: Any) -> Any:
         """The same, as int64."""
 
+    def truncated(self, x: Any) -> Any:
+        """``x`` rounded toward zero, as int64."""
+
     def tanh(self, x: Any) -> Any:
         """Hyperbolic tangent."""
 
@@ -108,6 +111,16 @@ class FloatNeuron(NeuronModel):
     def leak_bias(self) -> Array:
         """What the neuron itself adds to the membrane at every step, beside what decays."""
         return np.zeros(())
+
+    @property
+    def trained_unit(self) -> float | None:
+        """What one unit of the integer sum is worth, where the training fixed it; None: quantization chooses."""
+        return None
+
+    @property
+    def rests(self) -> bool:
+        """Whether it is known to stay in its first state, and silent, for as long as its input is zero."""
+        return False
 
     def start(self, x: Any, xp: ArrayNamespace) -> State:
         """The state before the first step, for input like ``x``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,6 +29,10 @@ class Pass(Struct):
             S2CError: a node cannot be rewritten exactly; the message says which and why.
         """
         raise NotImplementedError
+
+    def earlier(self, graph: Graph) -> Mapping[str, int]:
+        """Populations that :meth:`apply` lets work earlier, and by how many steps."""
+        return {}
 
     def __str__(self) -> str:
         options = [f"{f.name}={getattr(self, f.name)}" for f in dataclasses.fields(self)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,13 @@ from snn2chip.passes.fold_batchnorm import FoldBatchNorm
 from snn2chip.passes.lower_maxpool import LowerMaxPool
 from snn2chip.passes.merge_pool import MergePool
 from snn2chip.passes.prune import Prune
+from snn2chip.passes.retime import Retime
 from snn2chip.simulate import Result, simulate
 
 PASSES: dict[str, type[Pass]] = {
-    cls.name: cls for cls in (Prune, FoldBatchNorm, AbsorbAdd, AbsorbScale, MergePool, LowerMaxPool)
+    cls.name: cls for cls in (Prune, Retime, FoldBatchNorm, AbsorbAdd, AbsorbScale, MergePool, LowerMaxPool)
 }
-DEFAULT_PIPELINE = "prune,fold_batchnorm,absorb_add,absorb_scale,merge_pool,lower_maxpool"
+DEFAULT_PIPELINE = "prune,retime,fold_batchnorm,absorb_add,absorb_scale,merge_pool,lower_maxpool"
 
 # Relative distance of a membrane from its threshold that float32 rounding of a rewritten sum can account for.
 ROUNDING = 2e-5
@@ -86,6 +88,7 @@ def run_passes(
 
 def _compare(step: Pass, changed: tuple[str, ...], graph: Graph, before: Result, after: Result) -> PassRecord:
     populations = [n.name for n in graph.neurons if n.name in after.recordings]
+    after = _aligned(after, step.earlier(graph) if changed else {})
     slots = differing = explained = 0
     samples = len(before.outputs)
     # Per sample, the time step from which on a difference may be the consequence of an earlier one.
@@ -108,6 +111,20 @@ def _compare(step: Pass, changed: tuple[str, ...], graph: Graph, before: Result,
             explained += int(steps[int(min(excused[sample], len(steps))) :].sum())
     deviation = float(np.max(np.abs(before.outputs - after.outputs), initial=0.0))
     return PassRecord(str(step), changed, step.exact, deviation, slots, differing, explained)
+
+
+def _aligned(after: Result, earlier: Mapping[str, int]) -> Result:
+    """The recordings of populations that work earlier now, at the steps they worked at before: zeros first."""
+
+    def later(x: Array | None, steps: int) -> Array | None:
+        return None if x is None else np.concatenate([np.zeros_like(x[:, :steps]), x[:, :-steps]], axis=1)
+
+    moved = {
+        name: dataclasses.replace(r, spikes=later(r.spikes, earlier[name]), h=later(r.h, earlier[name]))
+        for name, r in after.recordings.items()
+        if name in earlier
+    }
+    return dataclasses.replace(after, recordings={**after.recordings, **moved})
 
 
 def _near_threshold(graph: Graph, name: str, before: Result, after: Result) -> Array:

@@ -20,6 +20,7 @@ from snn2chip.quantize.host import host_fed
 from snn2chip.quantize.neuron import APPROXIMATIONS
 from snn2chip.quantize.search import NoScaleError, Quantized, search
 from snn2chip.quantize.setting import Encoder, Setting
+from snn2chip.quantize.trained import as_trained
 from snn2chip.simulate import simulate
 from snn2chip.simulate.data import as_samples
 
@@ -103,14 +104,19 @@ def _shortlist(setting: Setting, group: Group) -> list[Quantized]:
     """The best ways found to quantize one population and its synapses, best first."""
     problem = setting.problem(group)
     hosted = [s for s in group.synapses if s.name in setting.on_host]
-    if hosted and len(group.synapses) > 1:
+    if hosted and (len(group.synapses) > 1 or problem.model.trained_unit is not None):
+        trained = len(group.synapses) == 1
         raise S2CError(
-            "a population is fed by several layers, one of them on the host",
+            "a population trained in fixed point is fed by a layer on the host"
+            if trained
+            else "a population is fed by several layers, one of them on the host",
             where=group.population.where(),
+            why="the host would sum in a unit of its own" if trained else "",
             fix='use encoder="chip" (--encoder chip)',
         )
+    choose = search if problem.model.trained_unit is None else as_trained
     try:
-        return [host_fed(problem)] if hosted else search(problem)
+        return [host_fed(problem)] if hosted else choose(problem)
     except S2CError as error:
         raise type(error)(error.what, where=group.population.where(), why=error.why, fix=error.fix) from None
 

@@ -289,11 +289,22 @@ def _sums(problem: Problem, layers: dict[str, Any], exponents: Mapping[str, int]
         if branch.inputs is None:
             back.append(partial(_through, layer))
         else:
-            flat = branch.inputs.reshape(-1, *branch.inputs.shape[2:])
             exponent = exponents[branch.name]
-            mantissas = dataclasses.replace(layer, weight=layer.weight >> exponent)
-            outside += apply(mantissas, [flat], _OPS).reshape(shape) << exponent
+            for steps, part in _by_delay(dataclasses.replace(layer, weight=layer.weight >> exponent)):
+                flat = branch.inputs.reshape(-1, *branch.inputs.shape[2:])
+                summed = apply(part, [flat], _OPS).reshape(shape) << exponent
+                outside[:, steps:] += summed[:, : shape[1] - steps]
     return outside, back
+
+
+def _by_delay(layer: Linear | Conv) -> list[tuple[int, Linear | Conv]]:
+    """The synapses of each delay, in steps."""
+    if not isinstance(layer, Linear) or layer.delay is None:
+        return [(0, layer)]
+    return [
+        (int(steps), dataclasses.replace(layer, weight=layer.weight * (layer.delay == steps), delay=None))
+        for steps in np.unique(layer.delay)
+    ]
 
 
 def _through(layer: Layer, spikes: Array) -> Array:

@@ -97,6 +97,10 @@ class NumpyOps:
         """A parameter as int64."""
         return np.asarray(value, dtype=np.int64)
 
+    def truncated(self, x: Array) -> Array:
+        """Rounded toward zero, as int64."""
+        return x.astype(np.int64)
+
     def tanh(self, x: Array) -> Array:
         """Hyperbolic tangent."""
         return np.tanh(x)

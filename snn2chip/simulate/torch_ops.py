@@ -44,6 +44,10 @@ class TorchOps:
         """A parameter as int64, on the device of the data."""
         return torch.as_tensor(value, dtype=torch.int64, device=like.device)
 
+    def truncated(self, x: torch.Tensor) -> torch.Tensor:
+        """Rounded toward zero, as int64."""
+        return x.to(torch.int64)
+
     def tanh(self, x: torch.Tensor) -> torch.Tensor:
         """Hyperbolic tangent."""
         return torch.tanh(x)

@@ -24,11 +24,13 @@ class Synapse:
 
     Args:
         name: what its node is called, behind the module's path.
-        layer: the layer for a population of this shape.
+        layer: the layer for an input of this shape.
+        axes: how many of its input's last axes it works on; None: all but the batch.
     """
 
     name: str
     layer: Callable[[Shape], Layer]
+    axes: int | None = 1
 
 
 @dataclass(frozen=True)

@@ -209,8 +209,9 @@ class _Conversion:
         return self._population(call, signals[0], self._started(call, cell), call.index), found, 0
 
     def _rows(self, call: Call, cell: Cell, ids: Tensor) -> Rows:
-        """Rows of one step's input; a synapse inside the module changes its last axis."""
-        return self.context.rows(call, [ids], 0 if cell.feed is None else 1)
+        """Rows of one step's input, taken apart as far as the synapse inside the module does not change them."""
+        axes = 0 if cell.feed is None else cell.feed.axes
+        return self.context.rows(call, [ids], ids.ndim - 1 if axes is None else axes)
 
     def _population(self, call: Call, fed: Signal, model: FloatNeuron, key: Any) -> Signal:
         """The neuron's node, with the synapses inside the module."""

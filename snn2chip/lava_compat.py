@@ -35,6 +35,7 @@ import numpy as np
 _VAR_MODEL = "lava.magma.compiler.var_model"
 _TRANSPORT = "lava.magma.runtime.message_infrastructure.multiprocessing"
 _NETX = "lava.lib.dl.netx"
+_OBJECT_DETECTION = ("cv2", "torchvision", "PIL", "matplotlib")
 _SLAYER_STANDINS = ("lava.lib.dl.slayer", "lava.lib.dl.slayer.neuron", "lava.lib.dl.slayer.neuron.rf")
 _NUMPY_2 = int(np.__version__.split(".")[0]) >= 2
 _RESHAPE_HAS_SHAPE = tuple(int(part) for part in np.__version__.split(".")[:2]) >= (2, 1)
@@ -91,6 +92,22 @@ def prepare_netx() -> None:
         return create_input(_ScalarTransform(layer_config), *args, **kwargs)
 
     netx.Network.create_input = staticmethod(create_input_from_any_shape)
+
+
+def prepare_slayer() -> None:
+    """Do what :func:`prepare` does, and make ``import lava.lib.dl.slayer`` work without OpenCV and torchvision.
+
+    Only its ``object_detection`` needs these; where one of them is missing, that package stays empty.
+
+    Raises:
+        ImportError: lava-nc or lava-dl is not installed.
+    """
+    prepare()
+    if importlib.util.find_spec("lava.lib.dl") is None:
+        raise ImportError("lava-dl is not installed")
+    name = "lava.lib.dl.slayer.object_detection"
+    if name not in sys.modules and any(importlib.util.find_spec(needed) is None for needed in _OBJECT_DETECTION):
+        sys.modules[name] = _empty_module(name)
 
 
 def _import_var_model() -> None:

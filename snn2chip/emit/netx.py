@@ -151,11 +151,16 @@ class _Chain:
             return None if all(edge.recurrent for edge in node.inputs) else node.name
         elif isinstance(layer, L.Neuron):
             self._population(node, shapes)
-        elif isinstance(layer, (L.Readout, L.Output)):
+        elif isinstance(layer, (L.Readout, L.Output)) or self._times_readout(node):
             return None
         else:
             self._against(node, "NetX has no such layer")
         return node.name
+
+    def _times_readout(self, node: Node) -> bool:
+        """Whether it only delays what is read out: a file holds the populations, their reader counts when it will."""
+        readers = self.program.consumers(node.name)
+        return isinstance(node.layer, L.Delay) and all(isinstance(n.layer, (L.Readout, L.Output)) for n in readers)
 
     def _population(self, node: Node, shapes: dict[str, Shape]) -> None:
         model = node.layer.model  # type: ignore[attr-defined]

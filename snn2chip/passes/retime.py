@@ -114,4 +114,3 @@ def _behind(graph: Graph, moved: list[str], name: str) -> str:
     while name in moved:
         name = graph[name].inputs[0].source
     return name
-

@@ -103,6 +103,8 @@ class Setting:
             self.worth[node.name] = self.input_format.scale
         elif isinstance(layer, Neuron) and not layer.model.integrates_only:
             self.worth[node.name] = layer.model.spike_value
+        elif isinstance(layer, Neuron) and layer.model.trained_unit is not None:
+            self.worth[node.name] = layer.model.trained_unit / (1 << self.target.arithmetic.input_shift)
         elif isinstance(layer, TRANSPARENT):
             units = {self.worth.get(e.source) for e in node.inputs}
             if len(units) != 1 or None in units:

@@ -26,8 +26,8 @@ def as_trained(problem: Problem) -> list[Quantized]:
         if (mantissas != integers[branch.name]).any():
             raise S2CError(
                 f"{branch.name} reads what the training did not hold as integers",
-                why=f"a weight times the value of one input unit is {mantissas[mantissas != np.rint(mantissas)][0]:.6g} "
-                "weight mantissas",
+                why="a weight times the value of one input unit is "
+                f"{mantissas[mantissas != integers[branch.name]][0]:.6g} weight mantissas",
                 fix="give the network spikes (0 and 1), as its layers send them",
             )
         exponents[branch.name] = _exponent(branch.name, integers[branch.name], problem.target.weights, problem.bits)
@@ -35,7 +35,9 @@ def as_trained(problem: Problem) -> list[Quantized]:
     if found is None:
         raise NoScaleError(
             "the population does not fit the chip's registers with the integers it was trained with",
-            why=problem.model.quantized(problem.bias, unit, problem.target.limits, problem.target.arithmetic).describe(),
+            why=problem.model.quantized(
+                problem.bias, unit, problem.target.limits, problem.target.arithmetic
+            ).describe(),
             fix="train it with a lower threshold and lower weights",
         )
     return [found]
@@ -45,8 +47,10 @@ def _exponent(name: str, weights: Array, legal: Weights, bits: int) -> int:
     """The smallest exponent at which every weight is a legal mantissa times a power of two."""
     step = legal.step(bits)
     for exponent in range(legal.exponent_max + 1):
-        if not (weights % (step << exponent)).any() and weights.min() >= legal.minimum << exponent and (
-            weights.max() <= legal.maximum << exponent
+        if (
+            not (weights % (step << exponent)).any()
+            and weights.min() >= legal.minimum << exponent
+            and (weights.max() <= legal.maximum << exponent)
         ):
             return exponent
     raise S2CError(

@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @pytest.mark.parametrize(
     ("name", "libraries", "least"),
-    [("bring-your-model.md", ("snntorch", "spikingjelly", "norse", "sinabs"), 6), ("zoo.md", (), 3)],
+    [("bring-your-model.md", ("snntorch", "spikingjelly", "norse", "sinabs", "lava.lib.dl"), 7), ("zoo.md", (), 3)],
 )
 def test_the_page_runs(name: str, libraries: tuple[str, ...], least: int, capsys: pytest.CaptureFixture[str]) -> None:
     for library in libraries:

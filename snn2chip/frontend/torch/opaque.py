@@ -45,3 +45,31 @@ class Opaque:
     __call__ = __getitem__ = __round__ = __neg__ = __pos__ = __abs__ = _kept
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __pow__ = __rpow__ = _kept
     __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _kept
+
+
+class OpaqueNumber(float):
+    """What ``.item()`` gives: as opaque, and a number that ``torch.FloatTensor(counts)`` takes without asking.
+
+    A tensor made so is a constant that differs with the data. Should the deployed output use it, another graph comes of
+    other data, and the tracer refuses that.
+    """
+
+    def __new__(cls, value: float, error: S2CError) -> OpaqueNumber:
+        """The number itself, and what is raised where it is asked for."""
+        made = super().__new__(cls, value)
+        made._error = error
+        return made
+
+    def refuse(self) -> NoReturn:
+        """Say that the value would be needed here."""
+        raise self._error
+
+    _error: S2CError
+    __hash__ = None  # type: ignore[assignment]
+
+
+# All but what makes a sequence of it.
+for _name in vars(Opaque).keys() & (vars(float).keys() | {"_kept"}) - {"__new__", "__init__", "__doc__", "__hash__"}:
+    setattr(OpaqueNumber, _name, vars(Opaque)[_name])
+for _name in ("__trunc__", "__floor__", "__ceil__", "__divmod__", "__rdivmod__"):
+    setattr(OpaqueNumber, _name, Opaque.refuse)

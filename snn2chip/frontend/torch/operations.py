@@ -190,6 +190,28 @@ def _conv(axes: int) -> Rule:
     return rule
 
 
+def _conv_over_image(context: Context, call: Call) -> list[Value]:
+    """A 3-d convolution of [N, C, H, W, T] that takes every step by itself: how lava-dl computes its synapses."""
+    a = arguments(
+        call, "input", "weight", "bias", "stride", "padding", "dilation", "groups",
+        bias=None, stride=1, padding=0, dilation=1, groups=1,
+    )  # fmt: skip
+    weight, bias = (parameter(context, call, a[name], f"a {name}") for name in ("weight", "bias"))
+    stride, padding, dilation = (_tuple(a[name], 3) for name in ("stride", "padding", "dilation"))
+    ids = context.value(a["input"], call)
+    if weight is None or ids.ndim != 5 or (weight.shape[4], stride[2], padding[2]) != (1, 1, 0):
+        raise S2CError("a 3-d convolution that mixes what lies along its last axis", where=place(call))
+    steps_first, image = ids.movedim(4, 0).contiguous(), weight[..., 0].contiguous()
+    if ids.shape[2:4] == image.shape[2:] == (1, 1) and a["groups"] == 1 and not any(padding):
+        vectors, matrix = steps_first[..., 0, 0].contiguous(), image[:, :, 0, 0].contiguous()
+        out = weighted(context, call, vectors, matrix, bias, 1, L.Linear, ())[..., None, None]
+    else:
+        options = (stride[:2], padding[:2], dilation[:2], int(a["groups"]))
+        conv = lambda w, b: L.Conv2d(w, b, *options)  # noqa: E731
+        out = weighted(context, call, steps_first, image, bias, 3, conv, options)
+    return [out.movedim(0, 4)]
+
+
 def _batch_norm(context: Context, call: Call) -> list[Value]:
     a = arguments(
         call, "input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps",
@@ -328,6 +350,7 @@ _RULES: dict[str, Rule] = {
     "linear": _linear,
     "conv1d": _conv(1),
     "conv2d": _conv(2),
+    "conv3d": _conv_over_image,
     "batch_norm": _batch_norm,
     "avg_pool1d": _pool(L.AvgPool, 1),
     "avg_pool2d": _pool(L.AvgPool, 2),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from snn2chip.errors import S2CError
-from snn2chip.frontend.torch.opaque import Opaque
+from snn2chip.frontend.torch.opaque import Opaque, OpaqueNumber
 from snn2chip.ir.graph import Source
 
 
@@ -186,7 +186,7 @@ class _Recorder(TorchFunctionMode):
         name = raw.strip("_") if raw.startswith("__i") and raw != "__index__" and raw != "__int__" else raw
         leaves = pytree.tree_leaves((args, kwargs))
         for leaf in leaves:
-            if isinstance(leaf, Opaque):
+            if isinstance(leaf, Opaque | OpaqueNumber):
                 leaf.refuse()
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if not tensors or raw in _LIKE or raw in RANDOM:
@@ -211,7 +211,7 @@ class _Recorder(TorchFunctionMode):
             if raw in _READS_DATA:
                 raise error
             self.handed_out.append(error)
-            return Opaque(error)
+            return OpaqueNumber(float(func(*args, **kwargs)), error) if raw == "item" else Opaque(error)
         in_place = _in_place(raw) or kwargs.get("out") is not None
         if in_place:
             self._protect(args[0])

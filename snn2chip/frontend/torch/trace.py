@@ -176,15 +176,15 @@ class Job:
         self.survey = self._surveyed()
         steps = self._steps()
         tried: list[tuple[Layout, Traced]] = []
-        failures: list[ConversionError] = []
+        failures: list[tuple[int, bool, ConversionError]] = []
         for layout in self._layouts(steps):
             try:
                 tried.append((layout, self.converted(self.batch(layout), layout)))
             except ConversionError as failure:
-                failures.append(failure)
+                failures.append((failure.reached, layout.time_axis is not None, failure))
         if not tried:
-            # The layout that explains most of the model is the likeliest.
-            raise self._with_doubts(max(failures, key=lambda f: f.reached).error)
+            # The layout that explains most of the model is the likeliest; of two, the one that finds time in the data.
+            raise self._with_doubts(max(failures, key=lambda f: f[:2])[2].error)
         if len(tried) > 1 and any(t.graph != tried[0][1].graph for _, t in tried):
             raise _ambiguous(self.x, [layout.time_axis for layout, _ in tried])
         layout, traced = tried[0]

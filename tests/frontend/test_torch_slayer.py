@@ -451,3 +451,37 @@ def test_a_logged_count_may_not_come_back(slayer: types.ModuleType) -> None:
 
     with pytest.raises(S2CError, match="computes another network for other data"):
         s2c.trace(Gated(), spikes(2, 6))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_network_of_random_blocks(slayer: types.ModuleType, seed: int) -> None:
+    torch.manual_seed(seed)
+    rng, block = np.random.default_rng(seed), slayer.block.cuba
+
+    def neuron(normalized: bool) -> dict[str, Any]:
+        decays = {name: float(rng.choice([0, 1, rng.random()])) for name in ("current_decay", "voltage_decay")}
+        norm = {"norm": slayer.neuron.norm.MeanOnlyBatchNorm} if normalized and rng.random() < 0.4 else {}
+        return {"threshold": float(rng.uniform(0.1, 1.5)), "scale": int(rng.choice([32, 64, 128])), **decays, **norm}
+
+    def options() -> dict[str, Any]:
+        scale, flags = float(rng.uniform(1, 4)), rng.random(2)
+        return {"weight_scale": scale, "weight_norm": bool(flags[0] < 0.5), "delay_shift": bool(flags[1] < 0.8)}
+
+    blocks = [block.Conv(neuron(True), 2, 3, 3, padding=1, **options()), block.Flatten()]
+    width = 3 * 4 * 6
+    for _ in range(int(rng.integers(1, 4))):
+        out = int(rng.integers(3, 9))
+        if rng.random() < 0.25:
+            blocks.append(block.Recurrent(neuron(False), width, out, **options()))
+        else:
+            chosen = neuron(True)
+            late = bool(rng.random() < 0.5) and "norm" not in chosen
+            blocks.append(block.Dense(chosen, width, out, delay=late, **options()))
+        width = out
+    x = spikes(3, 2, 4, 6, seed=seed)
+    net = trained(Net(*blocks), x, bias=0.3)
+    graph, program, samples = compiled(net, x)
+    wanted = own(net, x)
+    np.testing.assert_array_equal(s2c.simulate(graph, samples).outputs, wanted)
+    for engine in ("reference", "fast"):
+        np.testing.assert_array_equal(s2c.simulate(program, samples, engine=engine).outputs, wanted)

@@ -135,20 +135,6 @@ def test_steps_that_differ(kind: str) -> None:
     refused(Net(step=step), what)
 
 
-def test_recurrence_through_a_layer() -> None:
-    class Recurrent(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            self.lif1.reset()
-            self.lif2.reset()
-            h = torch.zeros(x.shape[0], 20)
-            for _ in range(T):
-                h = self.lif1(self.fc1(x) + 0.1 * h)
-                y = self.lif2(self.fc2(h))
-            return y
-
-    refused(Recurrent(), "at step 1 a neuron reads step 0.*recurrent")
-
-
 def test_state_left_from_the_last_sample() -> None:
     class Leftover(Net):
         def forward(self, x: Tensor) -> Tensor:

@@ -152,15 +152,10 @@ class Builder:
         return self.over_time(moved if isinstance(signal.over_time, dict) else next(iter(moved)))
 
     def _joined(self, pattern: Pattern, source: Source, operation: str) -> Signal:
-        for axis, size in enumerate(pattern.shape):
-            moved = pattern.which.movedim(axis, 0).reshape(size, -1)
-            cuts = [i for i in range(1, size) if bool((moved[i] != moved[i - 1]).any())]
-            if cuts and bool((moved == moved[:, :1]).all()):
-                bounds = [0, *cuts, size]
-                spans = [slice(a, b) for a, b in pairwise(bounds)]
-                at = (slice(None),) * axis
-                parts = [Pattern(pattern.which[(*at, s)], pattern.position[(*at, s)]) for s in spans]
-                signals = [self.signal(part, source, operation) for part in parts]
+        for axis in range(len(pattern.shape)):
+            spans = joints(pattern, axis)
+            if len(spans) > 1:
+                signals = [self.signal(pattern.part(axis, span), source, operation) for span in spans]
                 return self.add(Concat(axis), signals, axis, source, operation)
         raise S2CError(
             "several tensors are interleaved in one", where=str(source), fix="join them with torch.cat along one axis"
@@ -187,6 +182,16 @@ class Builder:
         if free:
             return free[0]
         return next(f"{longer}_{i}" for i in range(2, len(self.nodes) + 3) if f"{longer}_{i}" not in self.nodes)
+
+
+def joints(pattern: Pattern, axis: int) -> list[slice]:
+    """The parts along an axis that are of one signal each; none where signals vary along other axes too."""
+    size = pattern.shape[axis]
+    moved = pattern.which.movedim(axis, 0).reshape(size, -1)
+    if not bool((moved == moved[:, :1]).all()):
+        return []
+    cuts = [i for i in range(1, size) if bool((moved[i] != moved[i - 1]).any())]
+    return [slice(a, b) for a, b in pairwise([0, *cuts, size])]
 
 
 def as_array(tensor: Tensor) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from snn2chip.errors import S2CError
-from snn2chip.frontend.torch.builder import Builder, as_array
+from snn2chip.frontend.torch.builder import Builder, as_array, joints
 from snn2chip.frontend.torch.elements import Elements, Pattern, Rows, Signal, rows
 from snn2chip.frontend.torch.opnames import MOVES, only_moves
 from snn2chip.frontend.torch.recorder import Call, Ref
@@ -148,8 +148,38 @@ def weighted(
     found = context.rows(call, [ids], k)
     key = (context.builder.digest(weight), context.builder.digest(bias), options)
     w, b = as_array(weight), None if bias is None else as_array(bias)
+    if w.shape[1] == found.patterns[0].shape[-k] and (spans := _around_late(context, found.patterns[0], -k)):
+        return _apart(context, call, found, spans, k, key, lambda s: make(w[:, s], None if s.start else b))
     layer = lambda share: make(w, None if b is None else b * b.dtype.type(share))  # noqa: E731
     return affine(context, call, found, key, layer, b is not None)
+
+
+def _around_late(context: Context, pattern: Pattern, axis: int) -> list[slice]:
+    """The parts of a feature axis, if several are joined there and some come from an earlier step."""
+    late = any(context.elements.signals[i].late for i in torch.unique(pattern.which).tolist())
+    spans = joints(pattern, axis % len(pattern.shape)) if late else []
+    return spans if len(spans) > 1 else []
+
+
+def _apart(
+    context: Context,
+    call: Call,
+    found: Rows,
+    spans: list[slice],
+    k: int,
+    key: Any,
+    layer: Callable[[slice], L.Layer],
+) -> Tensor:
+    """W [x, s] + b with spikes s of an earlier step, as W₁x + b and W₂s: one synapse each."""
+    axis = len(found.patterns[0].shape) - k
+    made = []
+    for span in spans:
+        signal = context.signal(found.patterns[0].part(axis, span), call)
+        source, name = call.source, call.name
+        if signal.late:
+            source, name = replace(source, module=f"{source.module}.recurrent".lstrip(".")), ""
+        made.append(context.builder.add(layer(span), [signal], (key, span.start), source, name))
+    return context.out(context.builder.add(L.Add(), made, key, call.source, "add"), found)
 
 
 def combined(context: Context, call: Call, signal: Signal) -> tuple[Signal, Coefficients]:

@@ -17,6 +17,7 @@ from snn2chip.frontend.torch.builder import Builder, as_array
 from snn2chip.frontend.torch.cells import Cell
 from snn2chip.frontend.torch.context import Context, combined
 from snn2chip.frontend.torch.elements import CONSTANT, STATIC, Elements, Rows, Signal
+from snn2chip.frontend.torch.late import LateInputs
 from snn2chip.frontend.torch.operations import translate
 from snn2chip.frontend.torch.opnames import only_moves
 from snn2chip.frontend.torch.recorder import Call, Recording, Ref
@@ -114,6 +115,7 @@ class _Conversion:
         self.builder = Builder(model, self.elements, computing)
         self.context = Context(self.builder, self.elements, {})
         self.populations: dict[str, tuple[Signal, Signal]] = {}
+        self.late = LateInputs(self.context)
 
     def run(self, output: Ref) -> None:
         """Translate every recorded call the output depends on, in order."""
@@ -122,6 +124,8 @@ class _Conversion:
         for call in _needed(self.recording, output, self.cells):
             if call.kind == "neuron":
                 made = self._neuron(call)
+            elif call.kind == "late":
+                made = self.late.ids(call)
             elif call.kind == "op" and call.depends_on_data:
                 made = translate(self.context, call)
             else:
@@ -244,8 +248,8 @@ class _Conversion:
                 f"at step {step} a neuron reads "
                 + (f"step {steps[0]}" if len(steps) == 1 and steps[0] >= 0 else "a mixture of steps"),
                 where=str(call.source),
-                why="recurrent and delayed connections outside a neuron, and neurons after a read-out, are not traced",
-                fix="use a neuron that holds the recurrence (snnTorch RLeaky, Norse or Sinabs LIFRecurrent); "
+                why="no neuron may follow a read-out, and spikes of an earlier step are traced where a time loop reads them",
+                fix="write the recurrence as a loop over steps that keeps the last spikes, zeros at first; "
                 "if the example's time axis was not found, name it: trace(..., input_time_axis=0, 1 or None)",
             )
         if sorted(found.n.tolist()) != list(range(self.batch)):
@@ -338,6 +342,7 @@ class _Conversion:
     def finish(self, output: Ref, readout: How | None, dt: float | None) -> Traced:
         """Read the output back as signal and way of reading it out over time."""
         where = "the model's output"
+        self.late.connect()
         if not output.call.depends_on_data:
             raise S2CError("the deployed output does not depend on the input", fix="select another with output=")
         end = Call("op", "output", None, (output,), {}, [], "", Source(where))
@@ -345,6 +350,8 @@ class _Conversion:
         found = self._output_rows(end, ids)
         signal = self.context.signal(found.patterns[0], end)
         how, signal = self._how(signal, found, end, readout)
+        if signal.late:
+            raise S2CError("the deployed output is a value of an earlier step", where=where, fix="return it undelayed")
         nodes = list(self.builder.nodes.values())
         edge = Edge(signal.name, port=signal.port)  # type: ignore[arg-type]
         taken = {node.name for node in nodes} | {"readout", "output"} & {p for p, _ in self.model.named_modules()}

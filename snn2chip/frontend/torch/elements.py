@@ -29,6 +29,7 @@ class Signal:
     Args:
         timed: it differs from step to step; else it is the same at every step.
         port: a :data:`snn2chip.ir.graph.Port`, or a state that a neuron module keeps to itself.
+        late: it was computed in an earlier step; it stands for the edge that brings it.
         over_time: for what was combined over time, {signal: coefficient per step}, or the signal whose maximum it is.
     """
 
@@ -36,6 +37,7 @@ class Signal:
     shape: Shape
     timed: bool
     port: str = "out"
+    late: bool = False
     over_time: dict[Signal, tuple[float, ...]] | Signal | None = None
     base: int = field(default=0, init=False)
     index: int = field(default=0, init=False)
@@ -99,6 +101,11 @@ class Pattern:
     def shape(self) -> Shape:
         """Features only: neither batch nor time."""
         return tuple(self.position.shape)
+
+    def part(self, axis: int, span: slice) -> Pattern:
+        """Some elements along one axis."""
+        at = (*(slice(None),) * axis, span)
+        return Pattern(self.which[at], self.position[at])
 
 
 @dataclass

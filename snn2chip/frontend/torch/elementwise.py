@@ -47,7 +47,12 @@ def _add(context: Context, call: Call) -> list[Value]:
     if len(data) == 2:
         return [_sum(context, call, *data)]
     assert fixed is not None
-    return [_shifted(context, call, data[0].expand(call.values[0].shape), fixed)]
+    return [_shifted(context, call, _spread(call, data[0]), fixed)]
+
+
+def _spread(call: Call, data: Tensor) -> Tensor:
+    """Ids as they broadcast in an operation; a late input may start from zeros of fewer axes than it has later."""
+    return data.expand(np.broadcast_shapes(tuple(data.shape), tuple(call.values[0].shape)))
 
 
 def _sum(context: Context, call: Call, left: Tensor, right: Tensor) -> Tensor:
@@ -160,7 +165,7 @@ def _mul(context: Context, call: Call) -> list[Value]:
     data, constant = (left, right) if context.traced(left) else (right, left)
     value = parameter(context, call, constant, "a constant")
     assert value is not None
-    return [scaled(context, call, context.value(data, call).expand(call.values[0].shape), value)]
+    return [scaled(context, call, _spread(call, context.value(data, call)), value)]
 
 
 def _div(context: Context, call: Call) -> list[Value]:
@@ -169,7 +174,7 @@ def _div(context: Context, call: Call) -> list[Value]:
     if value is None or a["rounding_mode"] is not None:
         raise S2CError("a division by a computed value, or one that rounds", where=place(call))
     inverse = 1 / value.double() if value.ndim == 0 else 1 / value
-    return [scaled(context, call, context.value(a["input"], call).expand(call.values[0].shape), inverse)]
+    return [scaled(context, call, _spread(call, context.value(a["input"], call)), inverse)]
 
 
 def _neg(context: Context, call: Call) -> list[Value]:

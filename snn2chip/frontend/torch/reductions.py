@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 
 from snn2chip.errors import S2CError
+from snn2chip.frontend.torch.builder import joints
 from snn2chip.frontend.torch.context import Context, Rule, Value, arguments, place
 from snn2chip.frontend.torch.elements import Pattern, rows
 from snn2chip.frontend.torch.recorder import Call
@@ -55,6 +57,12 @@ def _reduce_features(context: Context, call: Call, ids: Tensor, axes: list[int],
     moved = ids.movedim(axes, list(range(-k, 0))).contiguous()
     found = rows(context.elements, [moved], k, place(call))
     pattern = found.patterns[0]
+    if how == "sum" and k == 1 and len(joints(pattern, len(found.lead))) == count:
+        parts = [pattern.part(len(found.lead), slice(i, i + 1)) for i in range(count)]
+        signals = [context.signal(Pattern(p.which.squeeze(-1), p.position.squeeze(-1)), call) for p in parts]
+        if all(signal.over_time is None for signal in signals):
+            total = context.builder.add(L.Add(), signals, "stacked", call.source, "add")
+            return context.out(total, replace(found, patterns=[])).unsqueeze(-1).movedim(-1, axes[0])
     image = k == 2 and len(found.lead) == 1
     shape = pattern.shape if image else (math.prod(found.lead), count)
     arranged = Pattern(pattern.which.reshape(shape), pattern.position.reshape(shape))

@@ -3,7 +3,7 @@
 Every operation has a site: the line of code, with the lines that called it. A site that runs T times is part of the
 time loop, and its k-th run is step k. Rolled by site, the recording has cycles: values of step t−1 read at step t. A
 cycle of elementwise operations is a neuron if it compares, and an integrator if it only leaks. It is cut out, made
-callable, and identified like any other.
+callable, and identified like any other. A layer that feeds spikes back is no part of the cycle, but one of its inputs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
@@ -85,13 +86,15 @@ class _Region:
     """One neuron's operations: ``runs[t]`` are those of step t, in order.
 
     Args:
-        inputs: per step, the one traced tensor it reads from outside.
+        inputs: per step, the tensor it reads from outside, or the sum of those.
+        parts: per step, the tensors that sum is made of.
         outputs: (site, output) of what is read outside, spikes first.
     """
 
     runs: list[list[Call]]
     sites: dict[int, _Site]
     inputs: list[Ref]
+    parts: list[list[Ref]]
     outputs: list[tuple[_Site, int]]
     steps: int
     compares: bool
@@ -128,7 +131,7 @@ class _Callable(nn.Module):
         region = self.region
         # The first step may be written differently: its states are Python numbers or constants.
         at = 0 if self.step == 0 else -1
-        calls, entry = region.runs[at], region.inputs[at]
+        calls, parts = region.runs[at], region.parts[at]
         own = {id(c) for c in calls}
         now: dict[tuple[_Site, int], Tensor] = {}
         batch = region.entry(0).shape[0]
@@ -138,9 +141,12 @@ class _Callable(nn.Module):
                 return leaf
             site = region.sites.get(id(leaf.call))
             if site is not None:
-                return (now if id(leaf.call) in own else self.state)[site, leaf.out].clone()
-            if leaf.call is entry.call and leaf.out == entry.out:
-                return x
+                known = now if id(leaf.call) in own else self.state
+                if (site, leaf.out) not in known:
+                    raise S2CError("an operation of it is left out in the first step", why=place(leaf.call))
+                return known[site, leaf.out].clone()
+            if leaf in parts:
+                return x if leaf == parts[0] else torch.zeros_like(x)
             constant = leaf.call.values[leaf.out]
             whole = constant.ndim == x.ndim and constant.shape[0] == batch != x.shape[0]
             return constant[: x.shape[0]] if whole else constant.clone()
@@ -194,12 +200,12 @@ class _Rolled:
     def _leaks(self, cycle: frozenset[_Site]) -> bool:
         """Whether a cycle does more to its value than add to it: a plain sum over time is a read-out."""
         calls = [c for site in cycle if (c := self.runs[site][-1]) is not None]
-        plain = any(computes_across(c) or c.kind != "op" or not c.depends_on_data for c in calls)
-        return not plain and any(translated(c) not in ("add", "sub") for c in calls)
+        return all(c.depends_on_data for c in calls) and any(translated(c) not in ("add", "sub") for c in calls)
 
     def _cycles(self) -> dict[_Site, frozenset[_Site]]:
         """For every site on a cycle, the sites of its cycles (strongly connected components of the last step)."""
-        reads = {site: self._reads(site) for site in self.runs}
+        own = [s for s, calls in self.runs.items() if (c := calls[-1]) and c.kind == "op" and not computes_across(c)]
+        reads = {site: self._reads(site).intersection(own) for site in own}
         return {s: c for c in _components(reads) if len(c) > 1 or any(s in reads[s] for s in c) for s in c}
 
     def _reads(self, site: _Site) -> set[_Site]:
@@ -241,12 +247,13 @@ class _Rolled:
                 why="recurrent connections written as plain code are not traced",
             )
         own = {id(c) for run in runs for c in run}
-        entry = self._outside(last, own)
-        at_step = self.runs.get(self.site.get(id(entry.call), ()), [entry.call] * self.steps)
-        inputs = [Ref(call, entry.out) for call in at_step if call is not None]
-        if len(inputs) != self.steps:
+        entries = sorted((self._at_every_step(ref) for ref in self._outside(last, own)), key=lambda e: e.count(None))
+        if None in entries[0]:
             raise S2CError("a recurrence has no input at the first step", where=place(last[0]))
-        region = _Region(runs, {id(c): self.site[id(c)] for run in runs for c in run}, inputs, [], self.steps, compares)
+        parts = [[ref for entry in entries if (ref := entry[t]) is not None] for t in range(self.steps)]
+        inputs = [self._sum(refs, last[0]) for refs in parts]
+        named = {id(c): self.site[id(c)] for run in runs for c in run}
+        region = _Region(runs, named, inputs, parts, [], self.steps, compares)
         used = {
             (self.site[id(ref.call)], ref.out)
             for call in self.calls
@@ -258,18 +265,46 @@ class _Rolled:
         region.outputs = sorted(used, key=lambda key: not _binary(self.runs[key[0]], key[1]))
         return region
 
-    def _outside(self, run: list[Call], own: set[int]) -> Ref:
-        found = {
-            (id(r.call), r.out): r for c in run for r in c.refs() if id(r.call) not in own and r.call.depends_on_data
-        }
-        if len(found) != 1:
+    def _outside(self, run: list[Call], own: set[int]) -> list[Ref]:
+        """What one step of a region reads from outside. Several values must be added up before anything else happens.
+
+        Moving them out of the region as one sum changes no more than the order of additions.
+        """
+        found = dict.fromkeys(r for c in run for r in c.refs() if id(r.call) not in own and r.call.depends_on_data)
+        if not found or (len(found) > 1 and not set.intersection(*(self._additions(ref, own) for ref in found))):
             raise S2CError(
                 f"a recurrence reads {len(found)} computed values",
                 where=place(run[0]),
                 why="a neuron has one input, the sum of its synapses",
                 fix="put the neuron's update into a module of its own",
             )
-        return next(iter(found.values()))
+        return list(found)
+
+    def _additions(self, ref: Ref, own: set[int]) -> set[int]:
+        """The additions of a region that a value goes through before anything else is done with it."""
+        found: set[int] = set()
+        readers = [c for c in self.readers.get(id(ref.call), []) if id(c) in own]
+        while len(readers) == 1 and translated(readers[0]) == "add" and not readers[0].kwargs:
+            found.add(id(readers[0]))
+            readers = self.readers.get(id(readers[0]), [])
+        return found
+
+    def _at_every_step(self, ref: Ref) -> list[Ref | None]:
+        calls = self.runs.get(self.site.get(id(ref.call), ()), [ref.call] * self.steps)
+        return [None if call is None else Ref(call, ref.out) for call in calls]
+
+    def _sum(self, parts: list[Ref], reader: Call) -> Ref:
+        """One value in place of the parts that a neuron adds up."""
+        total = parts[0]
+        for i, part in enumerate(parts[1:]):
+            args = (total, part)
+            value = torch.add(*(ref.call.values[ref.out] for ref in args))
+            site = ("sum", i, *reader.site)
+            call = Call("op", "add", torch.add, args, {}, [value], total.call.module, reader.source, site)
+            call.depends_on_data = any(ref.call.depends_on_data for ref in args)
+            self.calls.insert(1 + max(self.calls.index(ref.call) for ref in args), call)
+            total = Ref(call)
+        return total
 
     def replace(self, region: _Region, name: str) -> dict[tuple[int, int], Ref]:
         """Put one neuron call per step where the region's operations were; returns what became of their outputs."""

@@ -18,6 +18,7 @@ from snn2chip.errors import S2CError, UsageError
 from snn2chip.frontend.torch.cells import Cell
 from snn2chip.frontend.torch.convert import ConversionError, How, Layout, Traced, convert
 from snn2chip.frontend.torch.deployed import Deployed, Select, state_to_hand_back
+from snn2chip.frontend.torch.feedback import with_late_inputs
 from snn2chip.frontend.torch.gate import check_equal
 from snn2chip.frontend.torch.recorder import Recording, Ref, record
 from snn2chip.frontend.torch.regions import extract, thresholds
@@ -215,7 +216,20 @@ class Job:
             raise ConversionError(error, 0) from None
         cells = {**self.survey.cells, **self.plain}
         readout = None if self.driven else self.readout
-        return convert(self.model, recording, cells, layout, steps, self._deployed(recording), readout, self.dt)
+
+        def made(recording: Recording) -> Traced:
+            return convert(self.model, recording, cells, layout, steps, self._deployed(recording), readout, self.dt)
+
+        try:
+            return made(recording)
+        except ConversionError as failure:
+            try:
+                recurrent = with_late_inputs(recording, steps, cells)
+            except S2CError as error:
+                raise ConversionError(error, failure.reached) from None
+            if recurrent is None:
+                raise
+            return made(recurrent)
 
     def _with_doubts(self, error: S2CError) -> S2CError:
         """Add what is known of modules that looked like neurons but are none that is known."""

@@ -259,7 +259,7 @@ def test_snntorch_neurons_without_counterpart_are_refused_by_name(make: Any, fea
     assert caught.value.fix
 
 
-def test_a_recurrence_around_a_neuron_is_refused_with_the_way_to_write_it() -> None:
+def test_a_recurrence_around_a_neuron() -> None:
     class Around(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -274,6 +274,11 @@ def test_a_recurrence_around_a_neuron_is_refused_with_the_way_to_write_it() -> N
                 spikes.append(spike)
             return torch.stack(spikes).sum(0)
 
-    with pytest.raises(S2CError, match="at step 1 a neuron reads a mixture of steps") as caught:
-        trace(lively(Around()), frames(0))
-    assert "RLeaky" in caught.value.fix
+    net = Around()
+    graph = trace(lively(net), frames(0))
+    assert graph["rec"].inputs == (Edge("lif", 1, recurrent=True),)
+    for seed in (3, 4):
+        with watched(net, {"lif": net.lif}, lambda m, out: m.mem.clone()) as seen:
+            out = net(frames(seed))
+        spikes = per_step([s for s, _ in seen["lif"]])
+        compare(graph, frames(seed).transpose(0, 1), {"lif": (spikes, None)}, out)

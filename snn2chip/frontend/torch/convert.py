@@ -248,7 +248,7 @@ class _Conversion:
                 f"at step {step} a neuron reads "
                 + (f"step {steps[0]}" if len(steps) == 1 and steps[0] >= 0 else "a mixture of steps"),
                 where=str(call.source),
-                why="no neuron may follow a read-out, and spikes of an earlier step are traced where a time loop reads them",
+                why="spikes of an earlier step are traced where a loop over steps reads them; a read-out feeds nothing",
                 fix="write the recurrence as a loop over steps that keeps the last spikes, zeros at first; "
                 "if the example's time axis was not found, name it: trace(..., input_time_axis=0, 1 or None)",
             )

@@ -35,7 +35,8 @@ class Pass(Struct):
         return {}
 
     def __str__(self) -> str:
-        options = [f"{f.name}={getattr(self, f.name)}" for f in dataclasses.fields(self)]
+        given = [(f.name, value) for f in dataclasses.fields(self) if (value := getattr(self, f.name)) != f.default]
+        options = [f"{name}={value}" for name, value in given]
         return self.name + (f"{{{';'.join(options)}}}" if options else "")
 
 

@@ -17,6 +17,7 @@ from snn2chip.ir.program import PassRecord
 from snn2chip.passes.absorb import AbsorbAdd, AbsorbScale
 from snn2chip.passes.base import Pass
 from snn2chip.passes.fold_batchnorm import FoldBatchNorm
+from snn2chip.passes.fuse_linear import FuseLinear
 from snn2chip.passes.lower_maxpool import LowerMaxPool
 from snn2chip.passes.merge_pool import MergePool
 from snn2chip.passes.prune import Prune
@@ -24,9 +25,10 @@ from snn2chip.passes.retime import Retime
 from snn2chip.simulate import Result, simulate
 
 PASSES: dict[str, type[Pass]] = {
-    cls.name: cls for cls in (Prune, Retime, FoldBatchNorm, AbsorbAdd, AbsorbScale, MergePool, LowerMaxPool)
+    cls.name: cls
+    for cls in (Prune, Retime, FoldBatchNorm, AbsorbAdd, AbsorbScale, MergePool, FuseLinear, LowerMaxPool)
 }
-DEFAULT_PIPELINE = "prune,retime,fold_batchnorm,absorb_add,absorb_scale,merge_pool,lower_maxpool"
+DEFAULT_PIPELINE = "prune,retime,fold_batchnorm,absorb_add,absorb_scale,merge_pool,fuse_linear,lower_maxpool"
 
 # Relative distance of a membrane from its threshold that float32 rounding of a rewritten sum can account for.
 ROUNDING = 2e-5
@@ -52,9 +54,13 @@ def parse_pipeline(text: str) -> tuple[Pass, ...]:
             )
         options = dict(pair.split("=", 1) for pair in (match.group(2) or "").split(";") if "=" in pair)
         try:
-            passes.append(PASSES[name](**options))
-        except TypeError:
+            usual = PASSES[name]()
+            given = {key: type(getattr(usual, key))(value) for key, value in options.items()}
+            passes.append(dataclasses.replace(usual, **given))
+        except AttributeError:
             raise UsageError(f"the pass {name} has no option {', '.join(options)}") from None
+        except ValueError as error:
+            raise UsageError(f"an option of the pass {name} is of the wrong kind", why=str(error)) from None
     return tuple(passes)
 
 

@@ -30,6 +30,7 @@ from snn2chip.ir.layers import (
     Shape,
     SumPool,
 )
+from snn2chip.passes.fuse_linear import obstacle
 
 # Layers that only move or add integers: they need no scale of their own.
 TRANSPARENT = (Flatten, Reshape, Permute, Concat, Add, SumPool, Delay)
@@ -120,11 +121,13 @@ def check_form(graph: Graph) -> None:
             for edge in node.inputs:
                 source = _through(graph, edge.source)
                 if isinstance(source.layer, Linear | Conv):
+                    left = obstacle(graph, source, node)
                     raise S2CError(
                         f"two synaptic layers in a row, {source.name} and {node.name}, with no neuron between them",
                         where=node.where(),
-                        why="the chip has no sum between two synapses but a neuron's",
-                        fix="put a neuron between them, or multiply their weights into one layer",
+                        why="the chip has no sum between two synapses but a neuron's"
+                        + (f", and they cannot become one: {left}" if left else ""),
+                        fix="put a neuron between them" + ("" if left else ", or run the pass fuse_linear"),
                     )
 
 

@@ -309,6 +309,9 @@ def test_pipelines_are_written_as_they_print() -> None:
     assert "fold_batchnorm" in caught.value.fix
     with pytest.raises(UsageError, match="has no option speed"):
         parse_pipeline("prune{speed=9}")
+    assert str(*parse_pipeline("fuse_linear{growth=3.5}")) == "fuse_linear{growth=3.5}"
+    with pytest.raises(UsageError, match="fuse_linear is of the wrong kind"):
+        parse_pipeline("fuse_linear{growth=much}")
 
 
 def test_edges_keep_their_delay_through_rewrites() -> None:

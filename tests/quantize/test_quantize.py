@@ -319,7 +319,16 @@ def test_networks_without_an_integer_form_are_refused_by_name() -> None:
         node("lif", population(FIRES), "fc2"),
     )
     with pytest.raises(S2CError, match="two synaptic layers in a row, fc1 and fc2"):
-        quantize(two, "loihi2", x)
+        quantize(two, "loihi2", x, passes="prune")
+    assert "fc1" not in quantize(two, "loihi2", x).nodes
+    padded = graph(
+        (2, 6, 6),
+        node("one", Conv2d(weights(rng, 3, 2, 3, 3)), "x"),
+        node("two", Conv2d(weights(rng, 3, 3, 3, 3), padding=(1, 1)), "one"),
+        node("lif", population(FIRES), "two"),
+    )
+    with pytest.raises(S2CError, match=r"(?s)one and two.*cannot become one: two pads the border with zeros"):
+        quantize(padded, "loihi2", spikes(rng, 4, 5, 2, 6, 6))
     scaled = graph((9,), node("scale", Scale(np.float32(0.3)), "x"), node("lif", population(FIRES), "scale"))
     with pytest.raises(S2CError, match="Scale layer has no integer form"):
         quantize(scaled, "loihi2", x)

@@ -1,0 +1,151 @@
+"""Two linear maps in a row become one: the chip has no sum between two synapses but a neuron's."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from snn2chip.ir.graph import Graph, Node
+from snn2chip.ir.layers import Array, Conv, Linear
+from snn2chip.passes.base import Pass, only_source, rewired
+from snn2chip.simulate.counting import fan_out
+
+# A 7×7 depthwise and a pointwise convolution, a common pair, have up to 49 times as many synapses as one convolution.
+GROWTH = 64.0
+
+
+@dataclass(frozen=True, eq=False)
+class FuseLinear(Pass):
+    """W₂(W₁x + b₁) + b₂ = (W₂W₁)x + (W₂b₁ + b₂), for linear layers and for convolutions.
+
+    A convolution pads the map in between with zeros, where the first layer would have given other values: padded pairs
+    become one only if that layer is pointwise, or padded fully, and has no bias. What is left as it is,
+    :func:`obstacle` explains.
+
+    Args:
+        growth: pairs stay apart whose product has more than this many times their synapses.
+    """
+
+    name: ClassVar[str] = "fuse_linear"
+    growth: float = GROWTH
+
+    def apply(self, graph: Graph) -> tuple[Graph, tuple[str, ...]]:
+        """See :meth:`Pass.apply`."""
+        touched: list[str] = []
+        for name in [node.name for node in graph if isinstance(node.layer, Linear | Conv)]:
+            after = graph[name]
+            before = graph[after.inputs[0].source]
+            first, second = before.layer, after.layer
+            if not (isinstance(first, Linear | Conv) and isinstance(second, Linear | Conv)):
+                continue
+            if obstacle(graph, before, after, self.growth) is None:
+                fused = dataclasses.replace(after, layer=product(first, second), inputs=before.inputs)
+                graph = rewired(graph, {before.name: None, name: fused})
+                touched += [before.name, name]
+        return graph, tuple(touched)
+
+
+def obstacle(graph: Graph, before: Node, after: Node, growth: float = GROWTH) -> str | None:
+    """Why two synaptic layers in a row cannot become one; None if they can."""
+    if only_source(graph, after) is not before:
+        return f"{after.name} reads {before.name} through another layer or late, or is not the only one that reads it"
+    first, second = before.layer, after.layer
+    if isinstance(first, Linear) and isinstance(second, Linear):
+        if first.delay is not None or second.delay is not None:
+            return "their synapses have delays"
+    elif not (isinstance(first, Conv) and type(first) is type(second)):
+        return f"a {first.kind} and a {second.kind} layer have no product of either kind"
+    elif any(second.padding):
+        if any(p < (k - 1) * d for p, k, d in zip(first.padding, first.kernel, first.dilation, strict=True)):
+            return f"{after.name} pads the border with zeros, where {before.name} would give other values"
+        if first.bias is not None and first.bias.any():
+            return f"{after.name} pads the border with zeros, where {before.name} would give its bias"
+    shapes = graph.shapes()
+    entry, middle = shapes[before.inputs[0].source], shapes[before.name]
+    one = _outline(first, second)
+    if one.output_shape(entry) != shapes[after.name]:
+        return "one window over both would be moved past the edge"
+    apart = int(fan_out(first, entry).sum()) + int(fan_out(second, middle).sum())
+    together = int(fan_out(one, entry).sum())
+    if together > growth * apart:
+        return f"one layer would have {together} synapses in place of {apart} (fuse_linear{{growth={growth:g}}})"
+    return None
+
+
+def product(first: Linear | Conv, second: Linear | Conv) -> Linear | Conv:
+    """The one layer equal to ``second(first(x))``, computed in float64."""
+    weight = second.weight.astype(np.float64)
+    bias: Array | None = None
+    if first.bias is not None:
+        carried = first.bias.astype(np.float64)
+        if isinstance(second, Conv):
+            groups = weight.reshape(second.groups, -1, *weight.shape[1:]).sum(axis=tuple(range(3, weight.ndim + 1)))
+            bias = np.einsum("gom,gm->go", groups, carried.reshape(second.groups, -1)).ravel()
+        else:
+            bias = weight @ carried
+    if second.bias is not None:
+        bias = second.bias.astype(np.float64) + (0 if bias is None else bias)
+    dtype, outline = second.weight.dtype, _outline(first, second)
+    whole = _convolved(first, second) if isinstance(first, Conv) and isinstance(second, Conv) else weight @ first.weight
+    return dataclasses.replace(outline, weight=whole.astype(dtype), bias=None if bias is None else bias.astype(dtype))
+
+
+def _outline(first: Linear | Conv, second: Linear | Conv) -> Linear | Conv:
+    """The product with all but its numbers; its weights take no memory."""
+    if not (isinstance(first, Conv) and isinstance(second, Conv)):
+        return Linear(np.broadcast_to(np.float32(0), (len(second.weight), first.weight.shape[1])))
+    groups = math.gcd(first.groups, second.groups)
+    span = [
+        (k2 - 1) * d2 * s1 + (k1 - 1) * d1 + 1
+        for k2, d2, s1, k1, d1 in zip(
+            second.kernel, second.dilation, first.stride, first.kernel, first.dilation, strict=True
+        )
+    ]
+    return dataclasses.replace(
+        first,
+        weight=np.broadcast_to(
+            np.float32(0), (len(second.weight), first.weight.shape[1] * first.groups // groups, *span)
+        ),
+        bias=None,
+        stride=tuple(a * b for a, b in zip(first.stride, second.stride, strict=True)),
+        padding=tuple(p + q * s for p, q, s in zip(first.padding, second.padding, first.stride, strict=True)),
+        dilation=(1,) * first.axes,
+        groups=groups,
+    )
+
+
+def _convolved(first: Conv, second: Conv) -> Array:
+    """Weights of the product, float64; both layers are block diagonal in as many blocks as divide both their groups."""
+    outline = _outline(first, second)
+    blocks = math.gcd(first.groups, second.groups)
+    total = np.zeros(outline.weight.shape).reshape(blocks, -1, *outline.weight.shape[1:])
+    inner = first.weight.astype(np.float64).reshape(blocks, first.groups // blocks, -1, *first.weight.shape[1:])
+    outer = second.weight.astype(np.float64).reshape(blocks, -1, *second.weight.shape[1:])
+    steps = [d * s for d, s in zip(second.dilation, first.stride, strict=True)]
+    for block in range(blocks):
+        dense = _ungrouped(outer[block], second.groups // blocks)
+        grouped = dense.reshape(len(dense), *inner.shape[1:3], *second.kernel)
+        for offset in itertools.product(*map(range, second.kernel)):
+            at: Any = (slice(None), slice(None), slice(None), *offset)
+            reached = np.einsum("ogm,gmc...->ogc...", grouped[at], inner[block])
+            where: Any = tuple(
+                slice(o * step, o * step + (k - 1) * d + 1, d)
+                for o, step, k, d in zip(offset, steps, first.kernel, first.dilation, strict=True)
+            )
+            target = total[block][(slice(None), slice(None), *where)]
+            target += reached.reshape(target.shape)
+    return total.reshape(outline.weight.shape)
+
+
+def _ungrouped(weight: Array, groups: int) -> Array:
+    """Weights of a grouped convolution with the zeros between its groups written out."""
+    out, width = weight.shape[0] // groups, weight.shape[1]
+    dense = np.zeros((weight.shape[0], groups * width, *weight.shape[2:]))
+    for g in range(groups):
+        dense[g * out : (g + 1) * out, g * width : (g + 1) * width] = weight[g * out : (g + 1) * out]
+    return dense

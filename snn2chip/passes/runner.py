@@ -25,8 +25,7 @@ from snn2chip.passes.retime import Retime
 from snn2chip.simulate import Result, simulate
 
 PASSES: dict[str, type[Pass]] = {
-    cls.name: cls
-    for cls in (Prune, Retime, FoldBatchNorm, AbsorbAdd, AbsorbScale, MergePool, FuseLinear, LowerMaxPool)
+    cls.name: cls for cls in (Prune, Retime, FoldBatchNorm, AbsorbAdd, AbsorbScale, MergePool, FuseLinear, LowerMaxPool)
 }
 DEFAULT_PIPELINE = "prune,retime,fold_batchnorm,absorb_add,absorb_scale,merge_pool,fuse_linear,lower_maxpool"
 

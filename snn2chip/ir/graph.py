@@ -110,7 +110,7 @@ class Network(Struct):
     @property
     def sample_shape(self) -> Shape:
         """The shape of one sample as the user gives it; -1 stands for any number of time steps."""
-        shape = self.shapes()[self.input.name]
+        shape = self.input.layer.output_shape()
         return shape if self.coding == "direct" else (self.time_steps or -1, *shape)
 
     def consumers(self, name: str) -> tuple[Node, ...]:

@@ -46,12 +46,13 @@ def as_samples(network: Network, x: Any, *, free_time: bool = False) -> Array:
     return array
 
 
-def to_integers(program: Program, x: Array, first: int = 0) -> tuple[Array, int]:
+def to_integers(program: Program, x: Array, first: int = 0, dtype: Any = np.int64) -> tuple[Array, int]:
     """The integers the program's input format makes of ``x``, and how many values had to be clipped.
 
     Args:
         program: whose input format.
         x: samples, the first of them number ``first`` of the data (for messages).
+        dtype: of the integers; it holds every value of the format.
 
     Raises:
         S2CError: binary spikes were expected and something else came.
@@ -70,7 +71,7 @@ def to_integers(program: Program, x: Array, first: int = 0) -> tuple[Array, int]
                 why=f"this program takes whole numbers from {low} to {high} (spikes)",
                 fix="give spikes, or quantize with calibration data of the kind you want to run",
             )
-        return x.astype(np.int64), 0
+        return x.astype(dtype), 0
     integers = np.rint(x.astype(np.float64) / form.scale)
     clipped = int(np.count_nonzero((integers < low) | (integers > high)))
-    return np.clip(integers, low, high).astype(np.int64), clipped
+    return np.clip(integers, low, high).astype(dtype), clipped

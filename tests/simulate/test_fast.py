@@ -53,7 +53,7 @@ from snn2chip.simulate import Result, fast, simulate
 from snn2chip.simulate.fast import compiled, linear
 from snn2chip.simulate.fast import plan as planning
 from snn2chip.simulate.fast.explain import explain_engine, peak_memory
-from snn2chip.simulate.fast.population import Layout, Population
+from snn2chip.simulate.fast.population import Inflow, Layout, Population
 from snn2chip.simulate.fast.ranges import Range, sum_range
 from snn2chip.simulate.ops import NumpyOps, apply
 from tests.emit.random_programs import Case, cases
@@ -133,6 +133,17 @@ def integers(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.integers(-25, 30, shape) * 2
 
 
+def each_its_own(rng: np.random.Generator, channels: int) -> list[Conv2d]:
+    """Convolutions that multiply every channel by a number, written in two ways, and one that nearly does."""
+    gain = integers(rng, channels)
+    dense = np.diag(gain)[:, :, None, None]
+    return [
+        Conv2d(gain[:, None, None, None], groups=channels),
+        Conv2d(dense),
+        Conv2d(dense + 2 * np.eye(channels, k=1, dtype=int)[:, :, None, None]),
+    ]
+
+
 @st.composite
 def mixtures(draw: Any) -> tuple[Program, np.ndarray]:
     """Programs of the layers and edges that ``cases`` has few or none of, over few kinds of neurons."""
@@ -158,14 +169,17 @@ def mixtures(draw: Any) -> tuple[Program, np.ndarray]:
         first.insert(2, node("back", Rescale(pick(0, 9)), "scaled"))
     nodes = [
         *first,
-        node("pool", pooling, "n1"),
+        node("own", draw(st.sampled_from(each_its_own(rng, 3))), Edge("n1", delay=draw(st.integers(0, 2)))),
+        node("n0", kind(), "conv", "own"),
+        node("pool", pooling, "n0"),
         node("late", Delay(draw(st.integers(1, 4))), "pool"),
         node("sum", Add(), "pool", Edge("late", delay=draw(st.integers(0, 2)))),
         node("rows", Reshape((channels, tokens)), "sum"),
         node("tokens", Permute((1, 0)), "rows"),
         node("q", Linear(integers(rng, 4, width), delay=rng.integers(0, 3, (4, width))), "tokens"),
         node("k", Linear(integers(rng, 4, width)), "tokens"),
-        node("nq", kind(), "q"),
+        node("also", Linear(np.diag(integers(rng, 4))), "nk"),
+        node("nq", kind(), "also", "q"),
         node("nk", kind(), "k"),
         node("turned", Permute((1, 0)), "nk"),
         node("attention", MatMul(), "turned", "nq"),
@@ -242,20 +256,33 @@ def neurons(draw: Any) -> tuple[IntegerLIF, Arithmetic, Layout, np.random.Genera
 
 
 @settings(max_examples=examples(400))
-@given(case=neurons(), reach=st.sampled_from([0, 1, 300, 70_000, 1 << 21, (1 << 24) - 1]), inputs=st.integers(1, 2))
-def test_every_option_of_a_neuron_without_any_overflow(case: Any, reach: int, inputs: int) -> None:
+@given(
+    case=neurons(),
+    reach=st.sampled_from([0, 1, 300, 70_000, 1 << 21, (1 << 24) - 1]),
+    inputs=st.integers(1, 2),
+    gained=st.booleans(),
+)
+def test_every_option_of_a_neuron_without_any_overflow(case: Any, reach: int, inputs: int, gained: bool) -> None:
     """The kernel's source, operation by operation: equal to the numpy step, and no 32-bit operation overflows."""
     model, arithmetic, layout, rng = case
     steps, n = 4, 2
-    summed = rng.choice([-reach, 0, reach, reach // 2, -reach // 3], (inputs, steps, n, *layout.shape))
+    given_ = rng.choice([-reach, 0, reach, reach // 2, -reach // 3], (inputs, steps, n, *layout.shape))
+    gain = rng.integers(-5, 6, layout.shape[:1] + (1,) * (len(layout.shape) - 1)) if gained else None
+    factors = [1 if gain is None else gain, 1][:inputs]
+    widest = Range(-5 * reach, 5 * reach) if gained else Range(-reach, reach)
+    flows = [Inflow(widest, np.dtype(np.int32), gain), Inflow(Range(-reach, reach), np.dtype(np.float32))][:inputs]
     with interpreted():
-        made = Population(model, arithmetic, layout, [Range(-reach, reach)] * inputs, record=True)
-        rows = [layout.to_memory(x).reshape(steps, -1).astype(made.input_dtype) for x in summed]
-        run = made.run(made.start(n), rows, steps, n)
+        made = Population(model, arithmetic, layout, flows, record=True)
+        rows = [
+            layout.to_memory(x).reshape(steps, -1).astype(flow.dtype) for x, flow in zip(given_, flows, strict=True)
+        ]
+        run = made.run(made.start(n, carried=False), rows, steps, n, first=True)
+    summed = sum(x * factor for x, factor in zip(given_, factors, strict=True))
     assert made.kernel == f"compiled int{made._source.bits}"  # type: ignore[union-attr]
     state = model.start((n, *layout.shape))
     for t in range(steps):
-        state, out = model.step(state, summed[:, t].sum(axis=0), arithmetic)
+        state, out = model.step(state, summed[t], arithmetic)
+        np.testing.assert_array_equal(run.fired[t], np.count_nonzero(out.reshape(n, -1), axis=1))
         for name, row, truth in [("out", run.out, out), *((k, run.histories[k], state[k]) for k in ("u", "v"))]:
             found = layout.from_memory(row[t].reshape(n, *layout.memory_shape))
             np.testing.assert_array_equal(found, truth, err_msg=f"{name} at step {t}")
@@ -263,11 +290,10 @@ def test_every_option_of_a_neuron_without_any_overflow(case: Any, reach: int, in
 
 
 def test_neurons_of_real_networks_need_32_bits_only() -> None:
+    flow = Inflow(Range(-60_000, 60_000), np.dtype(np.float32))
     for kind in NEURONS:
         model = neuron(kind).model
-        assert Population(model, Arithmetic(), Layout((8,), False), [Range(-60_000, 60_000)], False).kernel == (
-            "compiled int32"
-        )
+        assert Population(model, Arithmetic(), Layout((8,), False), [flow], False).kernel == ("compiled int32")
 
 
 class Unusual(IntegerLIF):

@@ -1,12 +1,15 @@
 """The source of a compiled population kernel, written from the traced integer step.
 
 One kernel runs a population over all steps of a chunk: blocks of neurons small enough for the first-level cache, time
-inside, states kept in the block. In 32 bits every operation is cast back, so that the compiler uses lanes of that
-width; the cast changes nothing, because the kernel is only written where the ranges prove that every value fits.
+inside, states kept in the block, spikes counted as they are written. In 32 bits every operation is cast back, so that
+the compiler uses lanes of that width; the cast changes nothing, because the kernel is only written where the ranges
+prove that every value fits.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from snn2chip.simulate.fast.symbolic import COMPARISONS, Expr, Ranges, Step
@@ -23,9 +26,12 @@ class DoesNotFitError(Exception):
 class Source:
     """Python source of a function ``kernel`` and what it must be called with.
 
-    ``kernel(T, M, period, block, a0, s0, …, out, <live states>, <state histories>, <params>)``: ``a<i>`` [T or 1, M]
-    summed input, ``s<i>`` 0 where it has one row, ``out`` [T, M], live states [M] updated in place, histories [T, M]
-    of every state where ``record``, parameters [period]; period is a multiple of a parameter's repetition in memory.
+    ``kernel(T, N, size, period, block, first, carried, a0, s0, …, out, fired, <live states>, <state histories>,
+    <starts>, <params>, <gains>)`` for N samples of ``size`` neurons: ``first`` where these are the first steps,
+    ``a<i>`` [T or 1, N·size] summed input, ``s<i>`` 0 where it has one row, ``out`` [T, N·size], ``fired`` [T, N]
+    incremented by the nonzero outputs, live states [N·size] updated in place where they are ``carried`` to later steps,
+    else scratch [block], histories [T, N·size] of every state where ``record``; starts of the live states, parameters
+    and gains [period]: period is a multiple of their repetition in memory.
     """
 
     text: str
@@ -35,13 +41,13 @@ class Source:
     params: tuple[int, ...]
 
 
-def population_source(step: Step, ranges: Ranges | None, inputs: int, record: bool, bits: int) -> Source:
-    """The kernel of a population that sums ``inputs`` inputs.
+def population_source(step: Step, ranges: Ranges | None, gained: Sequence[bool], record: bool, bits: int) -> Source:
+    """The kernel of a population that sums its inputs.
 
     Args:
         step: its integer step.
         ranges: proved intervals of the step's nodes; None where nothing is proved (then 64 bits only).
-        inputs: how many tensors are summed on the way in.
+        gained: for each tensor summed on the way in, whether it is multiplied by a gain per neuron.
         record: whether the states of every step are stored.
         bits: 32 or 64; 64-bit arithmetic is numpy's, wrap-around included.
 
@@ -53,34 +59,47 @@ def population_source(step: Step, ranges: Ranges | None, inputs: int, record: bo
     names = {f"{name}": f"x_{name}" for name in step.states}
     live = step.live
     recorded = tuple(step.states) if record else ()
-    body = _Body(step, ranges, bits, inputs)
+    body = _Body(step, ranges, bits, gained)
     new = {name: body.value(step.states[name]) for name in dict.fromkeys((*live, *recorded))}
     out = body.value(step.out)
     used = body.params
-    args = [f"a{i}, s{i}" for i in range(inputs)] + ["out"] + [names[n] for n in live]
-    args += [f"h_{n}" for n in recorded] + [f"p{i}" for i in used]
+    inputs, gains = range(len(gained)), [i for i, gain in enumerate(gained) if gain]
+    args = [f"a{i}, s{i}" for i in inputs] + ["out, fired"] + [names[n] for n in live]
+    tiles = [*(f"start_{n}" for n in live), *(f"p{i}" for i in used), *(f"g{i}" for i in gains)]
+    args += [f"h_{n}" for n in recorded] + tiles
     lines = [
         "from numpy import int32, int64",
         "",
         "",
-        f"def kernel(T, M, period, block, {', '.join(args)}):",
+        f"def kernel(T, N, size, period, block, first, carried, {', '.join(args)}):",
         "    in_period = (period + block - 1) // block",
-        "    for b in range((M + period - 1) // period * in_period):",
-        "        off = (b % in_period) * block",
-        "        lo = b // in_period * period + off",
-        "        n = min(block, period - off, M - lo)",
-        *(f"        {names[name]}_ = {names[name]}[lo : lo + n]" for name in live),
-        *(f"        p{i}_ = p{i}[off : off + n]" for i in used),
+        "    in_sample = (size + period - 1) // period * in_period",
+        "    for b in range(N * in_sample):",
+        "        of_sample = b % in_sample",
+        "        off = (of_sample % in_period) * block",
+        "        lo = of_sample // in_period * period + off",
+        "        n = min(block, period - off, size - lo)",
+        "        lo += b // in_sample * size",
+        *(f"        {tile}_ = {tile}[off : off + n]" for tile in tiles),
+        "        at = lo if carried else 0",
+        *(f"        {names[name]}_ = {names[name]}[at : at + n]" for name in live),
+        "        if first:",
+        "            for i in range(n):",
+        *(f"                {names[name]}_[i] = start_{name}_[i]" for name in live),
+        *([] if live else ["                pass"]),
         "        for t in range(T):",
-        *(f"            a{i}_ = a{i}[t * s{i}, lo : lo + n]" for i in range(inputs)),
+        *(f"            a{i}_ = a{i}[t * s{i}, lo : lo + n]" for i in inputs),
         "            out_ = out[t, lo : lo + n]",
         *(f"            h_{name}_ = h_{name}[t, lo : lo + n]" for name in recorded),
+        "            count = int32(0)",
         "            for i in range(n):",
         *(f"                {name} = {names[name]}_[i]" for name in live),
         *(f"                {line}" for line in body.lines),
         *(f"                {names[name]}_[i] = {new[name]}" for name in live),
         *(f"                h_{name}_[i] = {new[name]}" for name in recorded),
         f"                out_[i] = {out}",
+        f"                count = int32(count + (int32(1) if {out} != {body.zero} else int32(0)))",
+        "            fired[t, b // in_sample] += count",
         "",
     ]
     return Source("\n".join(lines), bits, live, recorded, used)
@@ -89,16 +108,23 @@ def population_source(step: Step, ranges: Ranges | None, inputs: int, record: bo
 class _Body:
     """Straight-line code of the expressions asked for."""
 
-    def __init__(self, step: Step, ranges: Ranges | None, bits: int, inputs: int) -> None:
+    def __init__(self, step: Step, ranges: Ranges | None, bits: int, gained: Sequence[bool]) -> None:
         self._ranges, self._bits, self._cast = ranges, bits, f"int{bits}"
         self._names: dict[Expr, str] = {}
         self._params: set[int] = set()
         self.lines: list[str] = []
-        total = f"{self._cast}(a0_[i])"
-        for i in range(1, inputs):
-            total = f"{self._cast}({total} + {self._cast}(a{i}_[i]))"
+        terms = [
+            f"{self._cast}({self._cast}(a{i}_[i]) * g{i}_[i])" if gain else f"{self._cast}(a{i}_[i])"
+            for i, gain in enumerate(gained)
+        ]
+        total = functools.reduce(lambda sum_, term: f"{self._cast}({sum_} + {term})", terms)
         self.lines.append(f"a = {total}")
         self._check(step.trace.leaf("input", "a"))
+
+    @property
+    def zero(self) -> str:
+        """In the width of the kernel."""
+        return f"{self._cast}(0)"
 
     @property
     def params(self) -> tuple[int, ...]:
@@ -153,6 +179,9 @@ class _Body:
         zero is rounding down after adding 2**b − 1 to a negative x. A factor k = 0 makes both parts 0 all the same.
         """
         x, shift = e.args[0], e.args[1].args[0]
+        if x.op == "shl" and x.args[1].args[0] < shift:
+            # A decay by a power of two: shifted up, it may need more bits than before and after.
+            x, shift = x.args[0], shift - x.args[1].args[0]
         toward_zero = e.op == "trunc"
         if self._bits == 32 and x.op == "mul" and not self._fits(x):
             s, k = x.args

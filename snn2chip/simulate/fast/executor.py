@@ -14,8 +14,9 @@ from snn2chip.ir.graph import Edge, Node
 from snn2chip.ir.layers import Array, Delay, Input, Neuron, Output, Readout
 from snn2chip.simulate.counting import silent
 from snn2chip.simulate.data import to_integers
-from snn2chip.simulate.fast import linear
-from snn2chip.simulate.fast.plan import Chunk, Component, Key, Plan, chunk_of, last_reader
+from snn2chip.simulate.fast import linear, stateless
+from snn2chip.simulate.fast.plan import Chunk, Component, Key, Plan, chunk_of
+from snn2chip.simulate.fast.population import Layout, Population
 from snn2chip.simulate.readout import read_out
 from snn2chip.simulate.result import Counts, Recording, Result
 
@@ -123,18 +124,18 @@ class _ChunkRun:
 
     def __init__(self, plan: Plan, sink: _Sink, start: int, n: int, steps: int, chunk: Chunk) -> None:
         self.plan, self.sink, self.start, self.n, self.steps, self.chunk = plan, sink, start, n, steps, chunk
-        self.states = {name: population.start(n) for name, population in plan.populations.items()}
+        at_once = frozenset(c.nodes[0].name for c in plan.components if not c.stepped and chunk.steps >= steps)
+        self.states = {name: p.start(n, carried=name not in at_once) for name, p in plan.populations.items()}
         self.past: dict[Key, torch.Tensor] = {}
         self.constant: dict[Key, torch.Tensor] = {}
-        self.last = last_reader(plan)
         self.outputs: list[Array] = []
 
     def run(self, samples: Array) -> None:
         """All steps of the samples."""
         program = self.plan.program
-        integers, clipped = to_integers(program, samples, self.start)
+        integers, clipped = to_integers(program, samples, self.start, self.plan.input_dtype)
         self.sink.clip(clipped)
-        data = torch.from_numpy(integers).to(self.plan.dtype((program.input.name, "out")))
+        data = torch.from_numpy(integers)
         data = data.unsqueeze(0) if program.coding == "direct" else data.transpose(0, 1)
         for t in range(0, self.steps, self.chunk.steps):
             _Span(self, t, min(self.chunk.steps, self.steps - t)).run(data)
@@ -148,6 +149,7 @@ class _Span:
     def __init__(self, run: _ChunkRun, t: int, length: int) -> None:
         self.chunk, self.plan, self.t, self.length = run, run.plan, t, length
         self.values: dict[Key, torch.Tensor] = dict(run.constant)
+        self.nonzero: dict[Key, Array] = {}
 
     def run(self, data: torch.Tensor) -> None:
         """Every component in order; what nobody reads any more is let go."""
@@ -156,8 +158,8 @@ class _Span:
                 self._stepped(component)
             else:
                 self._whole(component.nodes[0], data)
-            for node_name in [name for name, end in self.chunk.last.items() if end == i]:
-                self._release(node_name)
+            for name in self.plan.done[i]:
+                self._release(name)
 
     def _whole(self, node: Node, data: torch.Tensor) -> None:
         key = (node.name, "out")
@@ -169,7 +171,8 @@ class _Span:
         else:
             found = self._evaluate(node, 0, self.length)
         self.values.update(found)
-        if node.name in self.plan.static:
+        self._count(node)
+        if node.name in self.plan.static and found:
             self.chunk.constant[key] = found[key]
 
     def _stepped(self, component: Component) -> None:
@@ -180,6 +183,8 @@ class _Span:
                     if t == 0:
                         self.values[key] = self._empty(node, value)
                     self.values[key][t] = value[0]
+        for node in component.nodes:
+            self._count(node)
 
     def _empty(self, node: Node, like: torch.Tensor) -> torch.Tensor:
         """Room for all steps of a node, in the memory order of its kind."""
@@ -197,6 +202,7 @@ class _Span:
                 recent = self._window(key, self.length - depth, self.length)
                 self.chunk.past[key] = recent.clone()
             self.values.pop(key, None)
+            self.nonzero.pop(key, None)
 
     # --- values over time ---
 
@@ -214,7 +220,7 @@ class _Span:
             value = value.expand(self.length, *value.shape[1:])
         if first >= 0:
             assert value is not None
-            return value[first:end]
+            return value if (first, end) == (0, value.shape[0]) else value[first:end]
         before = self._before(key, first, min(end, 0))
         if end <= 0:
             return before
@@ -233,7 +239,10 @@ class _Span:
     # --- one node ---
 
     def _evaluate(self, node: Node, lo: int, hi: int) -> dict[Key, torch.Tensor]:
-        """The values of a node's ports over some steps of the span; counted and recorded on the way."""
+        """The values of a node's ports over some steps of the span, recorded on the way.
+
+        None of a synapse whose gain the population takes over, unless it is to be recorded.
+        """
         layer, key = node.layer, (node.name, "out")
         if isinstance(layer, Neuron):
             return self._population(node, lo, hi)
@@ -245,6 +254,8 @@ class _Span:
             return {key: out}
         if isinstance(layer, Delay):
             out = self._read(node.inputs[0], lo, hi, layer.steps)
+        elif node.name in self.plan.gains and "out" not in self.chunk.sink.wanted:
+            return {}
         elif node.name in self.plan.synapses:
             out = self._synapse(node, lo, hi)
         else:
@@ -258,7 +269,6 @@ class _Span:
 
     def _synapse(self, node: Node, lo: int, hi: int) -> torch.Tensor:
         synapse, (edge,) = self.plan.synapses[node.name], node.inputs
-        self._count_events(node, lo, hi)
         total: torch.Tensor | None = None
         for delay, chosen in synapse.parts:
             x = self._read(edge, lo, hi, delay)
@@ -269,64 +279,83 @@ class _Span:
 
     def _split(self, rows: torch.Tensor) -> torch.Tensor:
         """[S·n, ...] → [S, n, ...], whatever the order in memory."""
-        return rows.view(len(rows) // self.chunk.n, self.chunk.n, *rows.shape[1:])
-
-    def _count_events(self, node: Node, lo: int, hi: int) -> None:
-        synapse, counts = self.plan.synapses[node.name], self._counts(node)
-        static = node.name in self.plan.static
-        if synapse.events is None:
-            counts.macs[self._samples, 0 if static else self._steps(lo, hi)] = synapse.macs
-            return
-        x = self._read(node.inputs[0], lo, hi)
-        events = synapse.events(x.flatten(0, 1)).reshape(len(x), self.chunk.n).T
-        counts.synops[self._samples, slice(None) if static else self._steps(lo, hi)] = events
+        return rows.view(-1, self.chunk.n, *rows.shape[1:])
 
     def _population(self, node: Node, lo: int, hi: int) -> dict[Key, torch.Tensor]:
         population, layout = self.plan.populations[node.name], self.plan.populations[node.name].layout
-        inputs = [self._read(e, lo, hi) for e in node.inputs]
+        inputs = [self._read(e, lo, hi) for e in self.plan.edges[node.name]]
         if "a" in self.chunk.sink.wanted:
-            total = sum((x.to(torch.int64) for x in inputs[1:]), start=inputs[0].to(torch.int64))
-            self._store(node, "a", total, lo, hi)
-        dtype = torch.float32 if population.input_dtype == np.float32 else torch.int64
-        steps, n = hi - lo, self.chunk.n
+            self._store(node, "a", _summed(inputs, population), lo, hi)
         rows = []
         for x in inputs:
             memory = x.movedim(2, -1) if layout.channels_last else x
-            rows.append(memory.to(dtype).reshape(len(x), -1).contiguous().numpy())
-        run = population.run(self.chunk.states[node.name], rows, steps, n)
-        out = self._from_memory(run.out, layout.memory_shape, layout.channels_last)
-        if not silent(node):
-            spikes = self.plan.spikes(out.flatten(0, 1)).reshape(steps, n).T
-            self._counts(node).spikes[self._samples, self._steps(lo, hi)] = spikes
+            rows.append(memory.reshape(x.shape[0], -1).contiguous().numpy())
+        steps, n, key = hi - lo, self.chunk.n, (node.name, "out")
+        run = population.run(self.chunk.states[node.name], rows, steps, n, first=self.t + lo == 0)
+        if steps == self.length:
+            self.nonzero[key] = run.fired
+        else:
+            self.nonzero.setdefault(key, np.empty((self.length, n), np.int64))[lo:hi] = run.fired
+        out = self._from_memory(run.out, layout)
         if "spikes" in self.chunk.sink.wanted:
             self._store(node, "spikes", out, lo, hi)
-        found = {(node.name, "out"): out.to(self.plan.dtype((node.name, "out")))}
+        found = {key: out}
         for name, history in run.histories.items():
-            values = self._from_memory(history, layout.memory_shape, layout.channels_last)
+            values = self._from_memory(history, layout)
             if name in self.chunk.sink.wanted:
                 self._store(node, name, values, lo, hi)
             if (node.name, name) in self.plan.ports:
                 found[node.name, name] = values.to(self.plan.dtype((node.name, name)))
         return found
 
-    def _from_memory(self, rows: Array, memory_shape: tuple[int, ...], channels_last: bool) -> torch.Tensor:
-        values = torch.from_numpy(rows).reshape(len(rows), self.chunk.n, *memory_shape)
-        return values.movedim(-1, 2) if channels_last else values
+    def _from_memory(self, rows: Array, layout: Layout) -> torch.Tensor:
+        values = torch.from_numpy(rows).reshape(len(rows), self.chunk.n, *layout.memory_shape)
+        return values.movedim(-1, 2) if layout.channels_last else values
 
     # --- what is reported ---
+
+    def _count(self, node: Node) -> None:
+        """The operations of a node in all steps of the span."""
+        counts, steps = self.chunk.sink.counts[node.name], slice(self.t, self.t + self.length)
+        if isinstance(node.layer, Neuron) and not silent(node):
+            counts.spikes[self._samples, steps] = self.nonzero[node.name, "out"].T
+        synapse = self.plan.synapses.get(node.name)
+        if synapse is None:
+            return
+        static, (edge,) = node.name in self.plan.static, node.inputs
+        if synapse.events is None:
+            counts.macs[self._samples, 0 if static else steps] = synapse.macs
+            return
+        counts.synops[self._samples, slice(None) if static else steps] = self._events(edge, synapse.events).T
+
+    def _events(self, edge: Edge, events: stateless.Events) -> Array:
+        """[S, n] synaptic events of what arrives on an edge."""
+        x, key = self._read(edge, 0, self.length), (edge.source, edge.port)
+        found = None if edge.delay else self.nonzero.get(key)
+        if found is None:
+            found = self.plan.nonzeros(x.flatten(0, 1)).reshape(-1, self.chunk.n)
+            if not edge.delay:
+                self.nonzero[key] = found
+        total = found * events.fan
+        if events.elsewhere is not None:
+            total += events.elsewhere(x.flatten(0, 1)).reshape(total.shape)
+        return total
 
     @property
     def _samples(self) -> slice:
         return slice(self.chunk.start, self.chunk.start + self.chunk.n)
-
-    def _steps(self, lo: int, hi: int) -> slice:
-        return slice(self.t + lo, self.t + hi)
-
-    def _counts(self, node: Node) -> Counts:
-        return self.chunk.sink.counts[node.name]
 
     def _store(self, node: Node, what: str, values: torch.Tensor, lo: int, hi: int) -> None:
         if node.name in self.plan.static:
             self.chunk.sink.store(node.name, what, self.chunk.start, 0, values, self.chunk.steps)
         else:
             self.chunk.sink.store(node.name, what, self.chunk.start, self.t + lo, values, hi - lo)
+
+
+def _summed(inputs: list[torch.Tensor], population: Population) -> torch.Tensor:
+    """The summed input of a population in 64 bits, gains included."""
+    terms = [
+        x.to(torch.int64) * (1 if known.gain is None else torch.from_numpy(known.gain.copy()))
+        for x, known in zip(inputs, population.inputs, strict=True)
+    ]
+    return sum(terms[1:], start=terms[0])

@@ -17,7 +17,7 @@ def pool_kernel() -> Callable[..., None]:
 
 @functools.cache
 def count_kernel() -> Callable[..., None]:
-    """``count(x [B,P,C], weight [P] int64, out [B] int64)``: nonzero values of each row, times their place's weight."""
+    """``count(x [B,P,C], places [K], weights [K], out [B])``: nonzero values at these places, times their weights."""
     return compiled.jit(_count)
 
 
@@ -43,13 +43,13 @@ def _pool(x: Any, out: Any, kh: int, kw: int, sh: int, sw: int, ph: int, pw: int
                                 to[c] += source[c]
 
 
-def _count(x: Any, weight: Any, out: Any) -> None:
-    rows, places, channels = x.shape
-    for b in range(rows):
+def _count(x: Any, places: Any, weights: Any, out: Any) -> None:
+    for b in range(len(x)):
         total = 0
-        for p in range(places):
+        for k in range(len(places)):
+            row = x[b, places[k]]
             found = 0
-            for c in range(channels):
-                found += x[b, p, c] != 0
-            total += found * weight[p]
+            for c in range(len(row)):
+                found += row[c] != 0
+            total += found * weights[k]
         out[b] = total

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 from snn2chip.errors import S2CError
-from snn2chip.ir.graph import Node
+from snn2chip.ir.graph import Edge, Node
 from snn2chip.ir.layers import Array, Conv, Delay, Input, Linear, Neuron, Output, Pool, Readout, Shape
 from snn2chip.ir.program import Program
 from snn2chip.neurons.base import IntegerNeuron
 from snn2chip.simulate.counting import fan_out
 from snn2chip.simulate.fast import linear, stateless
-from snn2chip.simulate.fast.population import Layout, Population, port_ranges
+from snn2chip.simulate.fast.population import Inflow, Layout, Population, port_ranges
 from snn2chip.simulate.fast.ranges import ProgramRanges
 from snn2chip.simulate.fast.symbolic import state_names
 
@@ -24,7 +25,7 @@ Key = tuple[str, str]
 
 # Bytes of one layer's largest tensor in one chunk: sums, spikes and states then move through the second-level cache,
 # and the allocator reuses memory instead of asking the system for it.
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ class Component:
 
 @dataclass(frozen=True)
 class SynapseRun:
-    """A prepared synapse: (extra delay, kernel) per group of equal synaptic delays, and its event counter."""
+    """A prepared synapse: (extra delay, kernel) per group of equal synaptic delays, and how its events are counted."""
 
     parts: tuple[tuple[int, linear.Chosen], ...]
-    events: Callable[[torch.Tensor], Array] | None
+    events: stateless.Events | None
     macs: int
     dtype: torch.dtype
 
@@ -52,6 +53,9 @@ class Plan:
     Args:
         program: what is run.
         record: whether states are recorded after every step.
+        gains: synapses that only multiply each value by a number of its own, and the population they feed does it.
+        edges: of every population, what it reads: its inputs, and behind a gain that synapse's input.
+        done: of every component, the nodes whose values nobody reads after it.
     """
 
     program: Program
@@ -63,14 +67,22 @@ class Plan:
     history: dict[Key, int]
     ports: frozenset[Key]
     channels_last: dict[str, bool]
+    gains: dict[str, Array]
+    edges: dict[str, tuple[Edge, ...]]
+    done: tuple[tuple[str, ...], ...] = ()
     synapses: dict[str, SynapseRun] = field(default_factory=dict)
     operations: dict[str, stateless.Operation] = field(default_factory=dict)
     populations: dict[str, Population] = field(default_factory=dict)
-    spikes: Callable[[torch.Tensor], Array] = field(default_factory=stateless.nonzero_counter)
+    nonzeros: stateless.Counter = field(default_factory=stateless.nonzero_counter)
 
     def dtype(self, key: Key) -> torch.dtype:
         """Of the values of a node's port."""
         return stateless.dtype_of(self.ranges.of(*key))
+
+    @functools.cached_property
+    def input_dtype(self) -> np.dtype[Any]:
+        """Of the data."""
+        return stateless.array_dtype(self.dtype((self.program.input.name, "out")))
 
 
 def refusal(program: Program) -> str:
@@ -99,6 +111,7 @@ def prepare(program: Program, record: bool, samples: int, steps: int) -> Plan:
         lambda node, a: port_ranges(node.layer.model, shapes[node.name], arithmetic, a),  # type: ignore[attr-defined]
     )
     ports = frozenset((e.source, e.port) for node in program for e in node.inputs if e.port != "out")
+    gains = {node.name: gain for node in program if (gain := _gain(program, node)) is not None}
     plan = Plan(
         program,
         record,
@@ -109,7 +122,11 @@ def prepare(program: Program, record: bool, samples: int, steps: int) -> Plan:
         _history(program),
         ports,
         _layouts(program, shapes),
+        gains,
+        {node.name: _behind(program, node, gains) for node in program.neurons},
     )
+    last = last_reader(plan)
+    plan.done = tuple(tuple(name for name, end in last.items() if end == i) for i in range(len(plan.components)))
     with linear.exact_floats():
         for node in program:
             _prepare_node(plan, node, samples, steps)
@@ -124,9 +141,11 @@ def _prepare_node(plan: Plan, node: Node, samples: int, steps: int) -> None:
     elif isinstance(layer, Neuron):
         layout = Layout(plan.shapes[node.name], plan.channels_last[node.name])
         record = plan.record or any(source == node.name for source, _ in plan.ports)
-        plan.populations[node.name] = Population(
-            layer.model, plan.program.target.arithmetic, layout, ranges.inputs(node), record
-        )
+        inflows = [
+            Inflow(total, stateless.array_dtype(plan.dtype((edge.source, edge.port))), plan.gains.get(given.source))
+            for total, edge, given in zip(ranges.inputs(node), plan.edges[node.name], node.inputs, strict=True)
+        ]
+        plan.populations[node.name] = Population(layer.model, plan.program.target.arithmetic, layout, inflows, record)
     elif not isinstance(layer, Input | Delay | Readout | Output):
         site = stateless.Site(layer, inputs, tuple(ranges.inputs(node)), ranges.of(node.name))
         plan.operations[node.name] = stateless.operation(site)
@@ -144,7 +163,7 @@ def _synapse(plan: Plan, node: Node, samples: int, steps: int) -> SynapseRun:
         (delay, linear.choose(linear.Case.of(part, shape, x), batch, runs)) for delay, part in _by_delay(layer)
     )
     on_host = node.placement == "host"
-    events = None if on_host else stateless.event_counter(layer, fan)
+    events = None if on_host else stateless.events_of(layer, fan)
     return SynapseRun(parts, events, int(fan.sum()) if on_host else 0, plan.dtype((node.name, "out")))
 
 
@@ -157,6 +176,19 @@ def _by_delay(layer: Linear | Conv) -> list[tuple[int, Linear | Conv]]:
         bias = layer.bias if not parts else None
         parts.append((int(delay), Linear(layer.weight * (layer.delay == delay), bias)))
     return parts
+
+
+def _gain(program: Program, node: Node) -> Array | None:
+    """The numbers a synapse multiplies its input by, value by value, on the way into one population; else None."""
+    edges = [(reader, edge) for reader in program for edge in reader.inputs if edge.source == node.name]
+    if not isinstance(node.layer, Linear | Conv) or len(edges) != 1:
+        return None
+    ((reader, edge),) = edges
+    return linear.gain_of(node.layer) if isinstance(reader.layer, Neuron) and edge.delay == 0 else None
+
+
+def _behind(program: Program, node: Node, gains: dict[str, Array]) -> tuple[Edge, ...]:
+    return tuple(program[edge.source].inputs[0] if edge.source in gains else edge for edge in node.inputs)
 
 
 def _history(program: Program) -> dict[Key, int]:
@@ -242,8 +274,9 @@ def chunk_of(plan: Plan, samples: int, steps: int, limit: int | None = None, wor
     Args:
         limit: most samples at once. workers: threads among which the samples should divide evenly.
     """
-    step_bytes = max(bytes_per_step(plan).values(), default=1)
-    room = max(1, CHUNK_BYTES // step_bytes)
+    sizes = bytes_per_step(plan).items()
+    step_bytes = max((size // steps if name in plan.static else size for name, size in sizes), default=1)
+    room = max(1, CHUNK_BYTES // max(1, step_bytes))
     most = min(samples, limit or samples)
     if any(component.stepped for component in plan.components):
         # Steps of a cycle are taken one by one: many samples at once amortise the calls.
@@ -264,6 +297,8 @@ def bytes_per_step(plan: Plan) -> dict[str, int]:
     for node in plan.program:
         count = math.prod(plan.shapes[node.name])
         width = torch.empty((), dtype=plan.dtype((node.name, "out"))).element_size()
+        if node.name in plan.gains:
+            count = 0
         if isinstance(node.layer, Neuron):
             histories = len(state_names(node.layer.model)) if plan.record or _port_read(plan, node.name) else 0
             width += 8 * histories
@@ -281,6 +316,6 @@ def last_reader(plan: Plan) -> dict[str, int]:
     for i, component in enumerate(plan.components):
         for node in component.nodes:
             found[node.name] = max(found.get(node.name, 0), i)
-            for edge in node.inputs:
+            for edge in (*node.inputs, *plan.edges.get(node.name, ())):
                 found[edge.source] = i
     return found

@@ -16,6 +16,7 @@ from snn2chip.neurons.base import IntegerNeuron
 from snn2chip.simulate.fast import compiled
 from snn2chip.simulate.fast.codegen import BLOCK, DoesNotFitError, Source, population_source
 from snn2chip.simulate.fast.ranges import UNBOUNDED, Range
+from snn2chip.simulate.fast.stateless import array_dtype, dtype_of
 from snn2chip.simulate.fast.symbolic import NotSymbolicError, Ranges, Step, invariant, start_of, trace_step
 
 # What a numpy run is fed when its input is not known: nothing is assumed.
@@ -48,11 +49,31 @@ class Layout:
         return np.moveaxis(x, -1, -len(self.shape)) if self.channels_last else x
 
 
+@dataclass(frozen=True)
+class Inflow:
+    """One tensor that a population sums on its way in: its type in memory, and what it is multiplied by.
+
+    Args:
+        range: of what it adds to the sum.
+        dtype: of the tensor.
+        gain: integers that broadcast against the population's shape; None: it is summed as it is.
+    """
+
+    range: Range
+    dtype: np.dtype[Any]
+    gain: Array | None = None
+
+
 @dataclass
 class Run:
-    """One call of a population: its output [T, M] and, where asked for, every state after every step [T, M]."""
+    """One call of a population on n samples of M / n neurons.
+
+    Args:
+        out: [T, M]. fired: [T, n] nonzero outputs. histories: where asked for, every state after every step [T, M].
+    """
 
     out: Array
+    fired: Array
     histories: dict[str, Array]
 
 
@@ -99,23 +120,23 @@ class Population:
     Args:
         model, arithmetic: the neuron and the chip's arithmetic.
         layout: of its inputs and outputs in memory.
-        inputs: the range of every tensor that is summed on the way in.
+        inputs: what is summed on the way in.
         record: whether the states after every step are wanted.
 
     Attributes:
         kernel, why: what was chosen, for people.
-        input_dtype: what ``run`` takes.
         ranges: of its ports.
     """
 
     def __init__(
-        self, model: IntegerNeuron, arithmetic: Arithmetic, layout: Layout, inputs: Sequence[Range], record: bool
+        self, model: IntegerNeuron, arithmetic: Arithmetic, layout: Layout, inputs: Sequence[Inflow], record: bool
     ) -> None:
         self.model, self.arithmetic, self.layout, self.record = model, arithmetic, layout, record
-        a = Range(sum(r.low for r in inputs), sum(r.high for r in inputs))
+        self.inputs = tuple(inputs)
+        a = Range(sum(x.range.low for x in inputs), sum(x.range.high for x in inputs))
         self.ranges = port_ranges(model, layout.shape, arithmetic, a)
+        self._out_dtype = array_dtype(dtype_of(self.ranges["out"]))
         self.kernel, self.why = "numpy", ""
-        self.input_dtype: np.dtype[Any] = np.dtype(np.int64)
         self.dtype: np.dtype[Any] = np.dtype(np.int64)
         self._source: Source | None = None
         proof = _proof(model, layout.shape, arithmetic, a)
@@ -124,27 +145,29 @@ class Population:
         elif isinstance(proof, str):
             self.why = f"its step cannot be compiled: {proof}"
         else:
-            self._prepare(*proof, inputs)
+            self._prepare(*proof)
 
-    def _prepare(self, step: Step, ranges: Ranges | None, inputs: Sequence[Range]) -> None:
+    def _prepare(self, step: Step, ranges: Ranges | None) -> None:
+        gained = [x.gain is not None for x in self.inputs]
         try:
-            if not all(r.mantissa < 2**24 and r.magnitude < 2**31 for r in inputs):
-                raise DoesNotFitError("an input is wider than a float's mantissa")
-            source = population_source(step, ranges, len(inputs), self.record, 32)
-            self.dtype, self.input_dtype = np.dtype(np.int32), np.dtype(np.float32)
+            if sum(x.range.magnitude for x in self.inputs) >= 2**31:
+                raise DoesNotFitError("the summed input is wider than 32 bits")
+            source = population_source(step, ranges, gained, self.record, 32)
+            self.dtype = np.dtype(np.int32)
             self.why = "every value is proved to fit 32 bits"
         except DoesNotFitError as error:
             self.why = f"64 bits: {error}"
             try:
-                source = population_source(step, ranges, len(inputs), self.record, 64)
+                source = population_source(step, ranges, gained, self.record, 64)
             except DoesNotFitError:
                 # Wrap-around as in numpy, and no branch left out on the strength of a range.
-                source = population_source(step, None, len(inputs), self.record, 64)
+                source = population_source(step, None, gained, self.record, 64)
         self._source, self.kernel = source, f"compiled int{source.bits}"
-        first = start_of(self.model, self.layout.shape)
-        self._rest = [(name, self.layout.to_memory(first[name]).reshape(-1).astype(self.dtype)) for name in source.live]
-        self._params, self._period, self._block = self._tiled([step.trace.params[i] for i in source.params])
-        nothing = self._arguments(0, [np.empty((1, 0), self.input_dtype)] * len(inputs), self.start(0), 0)
+        starts = start_of(self.model, self.layout.shape)
+        gains = [x.gain for x in self.inputs if x.gain is not None]
+        per_neuron = [*(starts[name] for name in source.live), *(step.trace.params[i] for i in source.params), *gains]
+        self._tiles, self._period, self._block = self._tiled(per_neuron)
+        nothing = self._arguments(0, [np.empty((1, 0), x.dtype) for x in self.inputs], self.start(0, True), 0, True)
         self._compiled: Callable[..., None] = compiled.from_source(source.text, *nothing[0])
 
     def _tiled(self, params: list[Array]) -> tuple[list[Array], int, int]:
@@ -158,40 +181,39 @@ class Population:
         tiles = [np.resize(p[:repeats], period).astype(self.dtype) for p in full]
         return tiles, period, min(BLOCK, period) if repeats > BLOCK else period
 
-    def start(self, n: int) -> dict[str, Array]:
-        """The states of n samples before the first step."""
+    def start(self, n: int, carried: bool) -> dict[str, Array]:
+        """Room for the states of n samples; ``carried``: from one call to the next, not within one alone."""
         if self._source is None:
             return self.model.start((n, *self.layout.shape))
-        return {name: np.tile(row, n) if row.any() else np.zeros(n * len(row), self.dtype) for name, row in self._rest}
+        size = n * self.layout.size if carried else self._block
+        return {name: np.empty(size, self.dtype) for name in self._source.live}
 
-    def run(self, states: dict[str, Array], inputs: list[Array], steps: int, n: int) -> Run:
+    def run(self, states: dict[str, Array], inputs: list[Array], steps: int, n: int, first: bool) -> Run:
         """``steps`` steps of n samples.
 
         Args:
             states: of :meth:`start`, changed in place.
-            inputs: each [steps, n·size] in memory order, or [1, …] where it is the same at every step.
+            inputs: each [steps, n·size] in memory order, or [1, …] where it is the same at every step; without gain.
+            first: whether these are the first steps of the samples.
         """
         if self._source is None:
             return self._stepped(states, inputs, steps, n)
-        arguments, run = self._arguments(steps, inputs, states, n)
+        arguments, run = self._arguments(steps, inputs, states, n, first)
         self._compiled(*arguments)
         return run
 
-    def _arguments(self, steps: int, inputs: list[Array], states: dict[str, Array], n: int) -> tuple[list[Any], Run]:
+    def _arguments(
+        self, steps: int, inputs: list[Array], states: dict[str, Array], n: int, first: bool
+    ) -> tuple[list[Any], Run]:
         assert self._source is not None
         m = n * self.layout.size
-        out = np.empty((steps, m), self.out_dtype)
+        out, fired = np.empty((steps, m), self._out_dtype), np.zeros((steps, n), np.int64)
         histories = {name: np.empty((steps, m), self.dtype) for name in self._source.recorded}
         pairs = [part for x in inputs for part in (x, int(len(x) > 1))]
         live = [states[name] for name in self._source.live]
-        head = [steps, m, self._period, self._block]
-        return [*head, *pairs, out, *live, *histories.values(), *self._params], Run(out, histories)
-
-    @property
-    def out_dtype(self) -> np.dtype[Any]:
-        """Of the output: a byte for spikes, the registers' type for membranes."""
-        spikes = self._source is not None and self.ranges["out"].within(Range(0, 255))
-        return np.dtype(np.uint8) if spikes else self.dtype
+        carried = not live or len(live[0]) == m
+        head = [steps, n, self.layout.size, self._period, self._block, first, carried]
+        return [*head, *pairs, out, fired, *live, *histories.values(), *self._tiles], Run(out, fired, histories)
 
     def _stepped(self, states: dict[str, Array], inputs: list[Array], steps: int, n: int) -> Run:
         """The definition itself, one step after another."""
@@ -199,11 +221,17 @@ class Population:
         outs: list[Array] = []
         histories: dict[str, list[Array]] = {name: [] for name in states if self.record}
         for t in range(steps):
-            rows = [x[t if len(x) > 1 else 0].reshape(shape).astype(np.int64) for x in inputs]
-            a = self.layout.from_memory(functools.reduce(np.add, rows))
+            rows = [
+                self.layout.from_memory(x[t if len(x) > 1 else 0].reshape(shape).astype(np.int64))
+                * (1 if known.gain is None else known.gain)
+                for x, known in zip(inputs, self.inputs, strict=True)
+            ]
+            a = functools.reduce(np.add, rows)
             new, out = self.model.step(dict(states), a, self.arithmetic)
             states.update(new)
             outs.append(self.layout.to_memory(out).reshape(-1))
             for name, history in histories.items():
                 history.append(self.layout.to_memory(states[name]).reshape(-1))
-        return Run(np.stack(outs), {name: np.stack(h) for name, h in histories.items()})
+        out = np.stack(outs)
+        fired = np.count_nonzero(out.reshape(steps, n, -1), axis=2)
+        return Run(out.astype(self._out_dtype), fired, {name: np.stack(h) for name, h in histories.items()})

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from snn2chip.ir import layers as L
-from snn2chip.ir.layers import Shape
+from snn2chip.ir.layers import Array, Shape
 from snn2chip.simulate.fast import compiled
 from snn2chip.simulate.fast.kernels import count_kernel, pool_kernel
 from snn2chip.simulate.fast.ranges import Range, common_power, magnitude
@@ -26,17 +26,21 @@ Operation = Callable[[list[torch.Tensor]], torch.Tensor]
 
 def dtype_of(x: Range) -> torch.dtype:
     """The narrowest dtype that holds every value of ``x``."""
-    if x.low >= 0 and x.high <= 255:
+    if x.within(Range(0, 255)):
         return torch.uint8
-    if x.mantissa < 2**24 and x.magnitude < 2**100:
-        return torch.float32
-    return torch.float64 if x.mantissa < 2**53 else torch.int64
+    return torch.int8 if x.within(Range(-128, 127)) else wide(x.magnitude, x.step)
+
+
+def array_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    """The same in numpy."""
+    return torch.empty(0, dtype=dtype).numpy().dtype
 
 
 def wide(magnitude: int, step: int) -> torch.dtype:
     """The dtype for sums and products up to ``magnitude``, multiples of ``step``."""
-    found = dtype_of(Range(-magnitude, magnitude, step))
-    return torch.int64 if magnitude >= 2**62 else found
+    if magnitude // step < 2**24 and magnitude < 2**100:
+        return torch.float32
+    return torch.float64 if magnitude // step < 2**53 and magnitude < 2**62 else torch.int64
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ def _permute(site: Site) -> Operation:
 
 
 def _add(site: Site) -> Operation:
-    dtype = wide(sum(x.magnitude for x in site.inputs), min(x.step for x in site.inputs))
+    lows, highs = [min(x.low, 0) for x in site.inputs], [max(x.high, 0) for x in site.inputs]
+    dtype = dtype_of(Range(sum(lows), sum(highs), min(x.step for x in site.inputs)))
 
     def run(xs: list[torch.Tensor]) -> torch.Tensor:
         total = xs[0].to(dtype)
@@ -175,41 +180,58 @@ _MAKERS: dict[type[L.Layer], Callable[[Site], Operation]] = {
 COVERED: tuple[type[L.Layer], ...] = tuple(_MAKERS)
 
 
-def event_counter(layer: L.Layer, fan: Any) -> Callable[[torch.Tensor], Any]:
-    """Synaptic events of every row of inputs [B, *shape] as int64 [B]: nonzero values times their synapses.
+Counter = Callable[[torch.Tensor], Array]
+
+
+@dataclass(frozen=True)
+class Events:
+    """Synaptic events of a layer's input: ``fan`` for each nonzero value, corrected where fewer or more synapses leave.
+
+    Args:
+        fan: synapses leaving most of the positions.
+        elsewhere: inputs [B, *shape] → int64 [B], the correction; None where all positions are alike.
+    """
+
+    fan: int
+    elsewhere: Counter | None
+
+
+def events_of(layer: L.Layer, fan: Array) -> Events:
+    """How the events of a synapse are counted.
 
     Args:
         layer: the synapse; a convolution's ``fan`` depends on the place, not on the channel.
         fan: synapses leaving every input position, of the input's shape.
     """
-    if isinstance(layer, L.Conv):
-        places = np.ascontiguousarray(fan[0].ravel())
-        arrange = lambda x: x.movedim(1, -1).contiguous().reshape(len(x), len(places), -1)  # noqa: E731
-    else:
-        places = np.array([fan.flat[0] if fan.size else 0], dtype=np.int64)
-        arrange = lambda x: x.contiguous().reshape(len(x), 1, -1)  # noqa: E731
-    return _counter(arrange, places)
+    if not isinstance(layer, L.Conv):
+        return Events(int(fan.flat[0]) if fan.size else 0, None)
+    per_place = fan[0].ravel()
+    values, counts = np.unique(per_place, return_counts=True)
+    most = int(values[np.argmax(counts)])
+    places = np.flatnonzero(per_place != most)
+    return Events(most, _counter(places, per_place[places] - most) if places.size else None)
 
 
-def nonzero_counter() -> Callable[[torch.Tensor], Any]:
+def nonzero_counter() -> Counter:
     """Nonzero values of every row [B, *shape] as int64 [B], in whatever order they lie."""
+    return _counter(np.zeros(1, np.int64), np.ones(1, np.int64), one_place=True)
 
-    def arrange(x: torch.Tensor) -> torch.Tensor:
-        if x.dim() > 2 and not x.is_contiguous():
+
+def _counter(places: Array, weights: Array, one_place: bool = False) -> Counter:
+    """Nonzero values at some places of [B, C, *space], or of a whole row as ``one_place``, times their weights."""
+
+    def arranged(x: torch.Tensor) -> torch.Tensor:
+        if x.dim() > 2 and not (one_place and x.is_contiguous()):
             x = x.movedim(1, -1)
-        return x.reshape(len(x), 1, math.prod(x.shape[1:]))
+        return x.reshape(len(x), *((1, math.prod(x.shape[1:])) if one_place else (-1, x.shape[-1])))
 
-    return _counter(arrange, np.ones(1, dtype=np.int64))
-
-
-def _counter(arrange: Callable[[torch.Tensor], torch.Tensor], places: Any) -> Callable[[torch.Tensor], Any]:
     if compiled.missing():
-        return lambda x: np.count_nonzero(arrange(x).numpy(), axis=2) @ places
+        return lambda x: np.count_nonzero(arranged(x).numpy()[:, places], axis=2) @ weights
     run = count_kernel()
 
-    def count(x: torch.Tensor) -> Any:
+    def count(x: torch.Tensor) -> Array:
         found = np.empty(len(x), dtype=np.int64)
-        run(arrange(x).contiguous().numpy(), places, found)
+        run(arranged(x).contiguous().numpy(), places, weights, found)
         return found
 
     return count

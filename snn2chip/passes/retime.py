@@ -8,7 +8,7 @@ in front of anything else stays where it is.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,28 +28,23 @@ class Retime(Pass):
     def apply(self, graph: Graph) -> tuple[Graph, tuple[str, ...]]:
         """See :meth:`Pass.apply`."""
         lags = _lags(graph)
-        moved = [n.name for n in graph if isinstance(n.layer, Delay) and n.name in lags]
-        if not moved:
+        if not any(lags.values()):
             return graph, ()
-        nodes = {n.name: n for n in graph if n.name not in moved}
-        added: list[str] = []
-        for node in [n for n in graph if n.name in nodes]:
+        steps = {n.name: _wait(lags, n, n.inputs[0]) for n in graph if isinstance(n.layer, Delay)}
+        gone = {name for name, left in steps.items() if not left}
+        nodes: dict[str, Node] = {}
+        for node in graph:
+            waits = [] if isinstance(node.layer, Delay) else _forward(graph, node)
             edges = []
             for edge in node.inputs:
-                source, missing = _behind(graph, moved, edge.source), _missing(graph, lags, node, edge)
-                if missing and not isinstance(node.layer, Delay):
-                    name = f"{source}.delay{missing}" + (f".{edge.port}" if edge.port != "out" else "")
-                    before = dataclasses.replace(edge, source=source, delay=0)
-                    nodes[name] = Node(name, Delay(missing), (before,), graph[source].source)
-                    added.append(name)
-                    source, edge = name, dataclasses.replace(edge, port="out")
-                edges.append(dataclasses.replace(edge, source=source))
-            layer = node.layer
-            if isinstance(layer, Delay):
-                layer = Delay(layer.steps + _missing(graph, lags, node, node.inputs[0]))
-            nodes[node.name] = dataclasses.replace(node, layer=layer, inputs=tuple(edges))
-        earlier = [n.name for n in graph.neurons if lags.get(n.name)]
-        return dataclasses.replace(graph, nodes=in_order(nodes.values())), (*moved, *earlier, *dict.fromkeys(added))
+                moved = dataclasses.replace(edge, source=_behind(graph, gone, edge.source))
+                wait = _wait(lags, node, edge) if edge in waits else 0
+                edges.append(_delayed(graph, nodes, moved, wait) if wait else moved)
+            layer = Delay(steps[node.name]) if node.name in steps else node.layer
+            if node.name not in gone:
+                nodes[node.name] = dataclasses.replace(node, layer=layer, inputs=tuple(edges))
+        changed = [name for name, lag in lags.items() if lag] + [name for name in nodes if name not in graph.nodes]
+        return dataclasses.replace(graph, nodes=in_order(nodes.values())), tuple(changed)
 
     def earlier(self, graph: Graph) -> Mapping[str, int]:
         """See :meth:`Pass.earlier`."""
@@ -58,14 +53,38 @@ class Retime(Pass):
 
 
 def _lags(graph: Graph) -> dict[str, int]:
-    """How late the graph computes each layer that could as well work earlier."""
-    movable = _movable(graph)
-    lags: dict[str, int] = {}
-    for node in graph:
-        if node.name in movable:
+    """By how many steps each layer can work earlier than it does.
+
+    What only moves or weighs spikes works no earlier than its readers take it up, so that a delay that remains stands
+    right behind a population, in front of the synapses.
+    """
+    movable = set() if _top_down(graph) else _movable(graph)
+    lags = dict.fromkeys(movable, sum(n.layer.steps for n in graph if isinstance(n.layer, Delay)))
+    before: dict[str, int] = {}
+    while before != lags:
+        before = dict(lags)
+        for node in (n for n in graph if n.name in movable):
             own = node.layer.steps if isinstance(node.layer, Delay) else 0
-            lags[node.name] = own + min(lags.get(e.source, 0) for e in _forward(graph, node))
+            bounds = [own + lags.get(e.source, 0) for e in _forward(graph, node)]
+            if not isinstance(node.layer, Neuron):
+                readers = _forward_readers(graph, node)
+                bounds += [lags.get(r.name, 0) for r in readers if not isinstance(r.layer, Delay)]
+            lags[node.name] = min(lags[node.name], *bounds)
     return lags
+
+
+def _wait(lags: Mapping[str, int], node: Node, edge: Edge) -> int:
+    """Steps by which a layer still has to wait for an input, its own delay included."""
+    own = node.layer.steps if isinstance(node.layer, Delay) else 0
+    return own + lags.get(edge.source, 0) - lags.get(node.name, 0)
+
+
+def _delayed(graph: Graph, nodes: dict[str, Node], edge: Edge, steps: int) -> Edge:
+    """An edge from a new delay of this many steps behind its source."""
+    name = f"{edge.source}.delay{steps}" + (f".{edge.port}" if edge.port != "out" else "")
+    before = dataclasses.replace(edge, delay=0)
+    nodes[name] = Node(name, Delay(steps), (before,), graph[edge.source].source)
+    return dataclasses.replace(edge, source=name, port="out")
 
 
 def _movable(graph: Graph) -> set[str]:
@@ -76,11 +95,18 @@ def _movable(graph: Graph) -> set[str]:
             synapses = [graph[e.source] for e in node.inputs]
             fits = node.layer.model.rests and all(_silent(s) for s in synapses)
         else:
-            readers = [r for r in graph.consumers(node.name) if r in _forward_readers(graph, node)]
+            readers = _forward_readers(graph, node)
             fits = _silent(node) and bool(readers) and all(r.name in movable for r in readers)
-        if fits and list(_forward(graph, node)):
+        if fits and _forward(graph, node):
             movable.add(node.name)
     return movable
+
+
+def _top_down(graph: Graph) -> bool:
+    """Whether a population hears the spikes of a later one, which then could not work earlier than the other."""
+    feeds = [(node, edge) for node in graph.neurons for edge in node.inputs]
+    feeds += [(node, e) for node, edge in feeds for e in graph[edge.source].inputs]
+    return any(edge.recurrent and edge.source != node.name for node, edge in feeds)
 
 
 def _silent(node: Node) -> bool:
@@ -90,27 +116,21 @@ def _silent(node: Node) -> bool:
     return isinstance(node.layer, _ZERO_TO_ZERO) or (isinstance(node.layer, Neuron) and node.layer.model.rests)
 
 
-def _forward(graph: Graph, node: Node) -> Iterator[Edge]:
+def _forward(graph: Graph, node: Node) -> list[Edge]:
     """The edges a layer is fed by from before it: neither recurrent, nor from a synapse of its own spikes."""
-    for edge in node.inputs:
-        if not edge.recurrent and not all(e.recurrent for e in graph[edge.source].inputs or (Edge(""),)):
-            yield edge
+
+    def returns(source: Node) -> bool:
+        return bool(source.inputs) and all(e.recurrent for e in source.inputs)
+
+    return [edge for edge in node.inputs if not edge.recurrent and not returns(graph[edge.source])]
 
 
 def _forward_readers(graph: Graph, node: Node) -> list[Node]:
     return [r for r in graph.consumers(node.name) if any(e.source == node.name and not e.recurrent for e in r.inputs)]
 
 
-def _missing(graph: Graph, lags: Mapping[str, int], node: Node, edge: Edge) -> int:
-    """Steps by which an edge's source is too early for ``node`` once both work as early as they can."""
-    if edge not in list(_forward(graph, node)):
-        return 0
-    own = node.layer.steps if isinstance(node.layer, Delay) else 0
-    return lags.get(edge.source, 0) - max(0, lags.get(node.name, own) - own)
-
-
-def _behind(graph: Graph, moved: list[str], name: str) -> str:
-    """The layer that feeds a chain of moved delays."""
-    while name in moved:
+def _behind(graph: Graph, gone: Collection[str], name: str) -> str:
+    """The layer that feeds a chain of delays that are gone."""
+    while name in gone:
         name = graph[name].inputs[0].source
     return name

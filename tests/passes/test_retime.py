@@ -65,3 +65,13 @@ def test_what_branches_share_moves_behind_where_they_meet(end: Neuron, wanted: d
     before, after = simulate(graph, x).outputs, simulate(retimed, x).outputs
     assert before.any()
     np.testing.assert_array_equal(before, after)
+
+
+def test_feedback_from_a_later_population_keeps_its_delays() -> None:
+    graph = branches(1, 3, cuba())
+    down = Node("a.c", weight(6, 4, 5), (Edge("c", 1, True),))
+    a = Node("a", graph["a"].layer, (Edge("a.fc"), Edge("a.c")))
+    graph = graph.with_nodes([*(n for n in graph if n.name != "a"), down, a]).verify()
+    x = np.zeros((2, T, 5), np.float32)
+    retimed, _ = run_passes(graph, x, "retime")
+    assert delays(retimed) == {"a": 1, "b": 3}

@@ -14,7 +14,7 @@ from snn2chip.errors import S2CError
 from snn2chip.frontend.torch import trace
 from snn2chip.ir.graph import Graph
 from snn2chip.simulate import simulate
-from torch_networks import HandLIF
+from torch_networks import HandLIF, StateLIF
 
 T, N = 6, 4
 
@@ -257,3 +257,27 @@ def test_values_that_come_back_are_refused(use: Any) -> None:
     with pytest.raises(S2CError, match="reads a value it computed from the data into Python") as caught:
         trace(Logging(use).eval(), spikes(N, T, 12))
     assert "test_torch_idioms.py:" in caught.value.where
+
+
+class TwoPlaces(nn.Module):
+    """One neuron module between two pairs of layers; it is handed the state of either place."""
+
+    def __init__(self, fresh: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(9)
+        self.fc1, self.fc2, self.lif, self.fresh = nn.Linear(12, 20), nn.Linear(20, 5), StateLIF(threshold=0.4), fresh
+
+    def forward(self, x: Tensor) -> Tensor:
+        v1, v2, out = torch.zeros(len(x), 20), torch.zeros(len(x), 5), []
+        for t in range(T):
+            s1, v1 = self.lif(self.fc1(x[:, t]), v1)
+            s2, v2 = self.lif(self.fc2(s1), torch.zeros_like(v2) if self.fresh else v2)
+            out.append(s2)
+        return torch.stack(out).sum(0)
+
+
+def test_one_neuron_module_in_two_places() -> None:
+    graph = traced(TwoPlaces(), spikes(N, T, 12))
+    assert len(graph.neurons) == 2
+    with pytest.raises(S2CError, match=r"(?s)starts anew at every call.*time_steps=1"):
+        trace(TwoPlaces(fresh=True).eval(), spikes(N, T, 12))

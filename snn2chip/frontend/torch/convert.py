@@ -114,7 +114,8 @@ class _Conversion:
         computing = frozenset(c.module for c in recording.calls if c.kind == "op" and not only_moves(c))
         self.builder = Builder(model, self.elements, computing)
         self.context = Context(self.builder, self.elements, {})
-        self.populations: dict[str, tuple[Signal, Signal]] = {}
+        self.populations: dict[tuple[str, int], tuple[Signal, Signal]] = {}
+        self.places = _places(recording, cells)
         self.late = LateInputs(self.context)
 
     def run(self, output: Ref) -> None:
@@ -166,8 +167,16 @@ class _Conversion:
 
     def _stepped(self, call: Call, cell: Cell, ids: Tensor) -> tuple[Signal, list[Rows], int]:
         """One call, one step: its output signal, its rows, its step."""
-        step = call.index
-        count = sum(c.module == call.module for c in self.recording.calls if c.kind == "neuron")
+        place, step = self.places[call]
+        places = [where for c, (where, _) in self.places.items() if c.module == call.module]
+        count = places.count(place)
+        if count == 1 < self.steps <= len(places):
+            raise S2CError(
+                "a neuron starts anew at every call",
+                where=str(call.source),
+                why=f"{call.module} is handed a fresh state each time, so that no step knows of the one before",
+                fix="time_steps=1, or keep the state between the steps of a sample",
+            )
         if count != self.steps:
             raise S2CError(
                 f"a neuron is called {count} times in {self.steps} steps",
@@ -178,9 +187,9 @@ class _Conversion:
         found = self._rows(call, cell, ids)
         signal = self._expect(call, found, step)
         if step == 0:
-            out = self._population(call, signal, self._started(call, cell), "")
-            self.populations[call.module] = signal, out
-        fed, out = self.populations[call.module]
+            out = self._population(call, signal, self._started(call, cell), place)
+            self.populations[call.module, place] = signal, out
+        fed, out = self.populations[call.module, place]
         if signal is not fed:
             raise S2CError(
                 "the network is not the same at every step",
@@ -188,7 +197,7 @@ class _Conversion:
                 why=f"step {step} feeds {call.module} from {signal.name or 'a sum over time'}, step 0 from {fed.name}",
                 fix="a graph is one step, repeated: remove the branch on the step, or share the layers",
             )
-        self._check_states(call, cell, out)
+        self._check_states(call, cell, out, step)
         return out, [found], step
 
     def _looped(self, call: Call, cell: Cell, ids: Tensor) -> tuple[Signal, list[Rows], int]:
@@ -265,7 +274,7 @@ class _Conversion:
         """The neuron with the membrane it is handed at the first step."""
         model = cell.model
         membrane = "out" if model.integrates_only else "v"
-        for ref, port in self._handed(call, cell):
+        for ref, port in _handed(call, cell):
             value = ref.call.values[ref.out]
             if ref.call.depends_on_data:
                 raise S2CError("a neuron starts from a state computed from the data", where=str(call.source))
@@ -284,33 +293,26 @@ class _Conversion:
             model = replace(model, v_start=as_array(value[0] if value.ndim else value))  # type: ignore[call-arg]
         return model
 
-    def _handed(self, call: Call, cell: Cell) -> list[tuple[Ref, Any]]:
-        """The states a neuron is called with."""
-        tuples = [v for k, v in call.kwargs.items() if k not in cell.keywords and not isinstance(v, Ref)]
-        flat = [leaf for leaf in pytree.tree_leaves((call.args[1:], tuples)) if isinstance(leaf, Ref)]
-        named = [(v, cell.keywords[k]) for k, v in call.kwargs.items() if k in cell.keywords and isinstance(v, Ref)]
-        return [*zip(flat, cell.states, strict=False), *named]
-
-    def _check_states(self, call: Call, cell: Cell, out: Signal) -> None:
+    def _check_states(self, call: Call, cell: Cell, out: Signal, step: int) -> None:
         """What is handed in at step t must be what came out at step t−1, untouched."""
-        handed = self._handed(call, cell) if call.index else []
-        if call.index and not cell.carries and len(handed) < len(cell.states):
+        handed = _handed(call, cell) if step else []
+        if step and not cell.carries and len(handed) < len(cell.states):
             raise S2CError(
                 "a neuron is called without the state of the step before",
                 where=str(call.source),
-                why=f"{call.module} keeps no state itself: it starts anew at step {call.index}",
+                why=f"{call.module} keeps no state itself: it starts anew at step {step}",
                 fix="hand it the state it returned: out, state = neuron(x, state)",
             )
         for ref, port in handed:
             ids = self.context.value(ref, call) if ref.call.depends_on_data else torch.full((), CONSTANT)
             whole = ids.numel() == self.batch * out.size and not bool((ids < 0).any())
             which, t, _, _ = self.elements.read(ids.clamp(min=0).contiguous())
-            same = bool((which == self._delayed(out, port, cell).index).all() and (t == call.index - 1).all())
+            same = bool((which == self._delayed(out, port, cell).index).all() and (t == step - 1).all())
             if not (whole and same):
                 raise S2CError(
                     "a neuron's state is changed between two steps",
                     where=str(call.source),
-                    why=f"the {port!r} handed to {call.module} at step {call.index} is not what it last returned",
+                    why=f"the {port!r} handed to {call.module} at step {step} is not what it last returned",
                     fix="pass the state on unchanged, or write the change into the neuron module",
                 )
 
@@ -469,6 +471,36 @@ _READ = {
     "last": lambda v: v[:, -1],
     "max": lambda v: v.amax(1),
 }
+
+
+def _handed(call: Call, cell: Cell) -> list[tuple[Ref, Any]]:
+    """The states a neuron is called with."""
+    tuples = [v for k, v in call.kwargs.items() if k not in cell.keywords and not isinstance(v, Ref)]
+    flat = [leaf for leaf in pytree.tree_leaves((call.args[1:], tuples)) if isinstance(leaf, Ref)]
+    named = [(v, cell.keywords[k]) for k, v in call.kwargs.items() if k in cell.keywords and isinstance(v, Ref)]
+    return [*zip(flat, cell.states, strict=False), *named]
+
+
+def _places(recording: Recording, cells: Mapping[str, Cell]) -> dict[Call, tuple[int, int]]:
+    """Where in the network a neuron module's calls are, and at which step.
+
+    A module that is handed its state may serve several places: its calls then make one chain of states for each.
+    """
+    found: dict[Call, tuple[int, int]] = {}
+    counts: dict[str, int] = {}
+    handed = {c: [ref.call for ref, _ in _handed(c, cells[c.module])] for c in recording.calls if c.kind == "neuron"}
+    ever = {call.module for call, given in handed.items() if given}
+    for call, given in handed.items():
+        before = next((c for c in given if c in found and c.module == call.module), None)
+        if before is not None:
+            place, step = found[before]
+            found[call] = place, step + 1
+        elif given or (call.module in ever and not cells[call.module].carries):
+            found[call] = counts.setdefault(call.module, 0), 0
+            counts[call.module] += 1
+        else:
+            found[call] = 0, call.index
+    return found
 
 
 def _needed(recording: Recording, output: Ref, cells: Mapping[str, Cell]) -> list[Call]:

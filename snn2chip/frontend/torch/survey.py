@@ -65,6 +65,13 @@ class _Seen:
     alike: bool = True
     spiking: bool = True
     changes: bool = False
+    chains: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """Calls in one place of the network: a module that is handed its state may serve several."""
+        longest = max((step for _, step in self.chains.values()), default=1)
+        return longest if longest > 1 and self.calls % longest == 0 else self.calls
 
 
 def survey(model: nn.Module, run: Callable[[nn.Module, Any], Any], x: Tensor) -> Survey:
@@ -95,7 +102,7 @@ def survey(model: nn.Module, run: Callable[[nn.Module, Any], Any], x: Tensor) ->
             out = original(module, *args, **kwargs)
         finally:
             inside -= entry.known is not None
-        _note(entry, args[0], out)
+        _note(entry, args, kwargs, out)
         return out
 
     with torch.no_grad(), calls_through(handler):
@@ -114,7 +121,7 @@ def _judged(seen: Mapping[str, _Seen]) -> Survey:
             continue
         cell = entry.known
         if cell is None:
-            probe = Probe(entry.module, entry.args, entry.calls)
+            probe = Probe(entry.module, entry.args, entry.steps)
             try:
                 cell = identify(probe) if entry.spiking else identify_integrator(probe)
             except S2CError as error:
@@ -123,7 +130,7 @@ def _judged(seen: Mapping[str, _Seen]) -> Survey:
                 continue
         found.cells[path] = cell
         if cell.time_axis is None:
-            found.calls[path] = entry.calls
+            found.calls[path] = entry.steps
         else:
             found.loops[path] = int(cell.unfolded(entry.args[0]).shape[cell.time_axis])
     return found
@@ -146,9 +153,13 @@ def _eligible(module: nn.Module, path: str) -> bool:
     return bool(path) and own and not any(isinstance(m, _LAYERS) for m in module.modules())
 
 
-def _note(entry: _Seen, x: Tensor, out: Any) -> None:
+def _note(entry: _Seen, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
     entry.calls += 1
-    first = next((leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)), None)
+    x, returned = args[0], [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+    given = [entry.chains[id(leaf)][1] for leaf in pytree.tree_leaves((args[1:], kwargs)) if id(leaf) in entry.chains]
+    # The tensors are held, so that no other can take their ids.
+    entry.chains.update({id(leaf): (leaf, max(given, default=0) + 1) for leaf in returned})
+    first = next(iter(returned), None)
     if first is None or first.shape != x.shape or not first.is_floating_point():
         entry.alike = False
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -281,3 +282,36 @@ def test_one_neuron_module_in_two_places() -> None:
     assert len(graph.neurons) == 2
     with pytest.raises(S2CError, match=r"(?s)starts anew at every call.*time_steps=1"):
         trace(TwoPlaces(fresh=True).eval(), spikes(N, T, 12))
+
+
+class Encoding(MaskedLIF):
+    """Draws its spikes inside, or starts its membranes anywhere."""
+
+    def __init__(self, start: bool) -> None:
+        super().__init__(False)
+        self.start = start
+
+    def forward(self, x: Tensor) -> Tensor:
+        drawn = x if self.start else torch.bernoulli(x)
+        v1 = torch.rand(len(x), 20) if self.start else torch.zeros(len(x), 20)
+        v2, out = torch.zeros(len(x), 5), []
+        for t in range(T):
+            s1, v1 = self.update(self.fc1(drawn[:, t]), v1)
+            s2, v2 = self.update(self.fc2(s1), v2)
+            out.append(s2)
+        return torch.stack(out, 1).sum(1)
+
+
+@pytest.mark.parametrize(("start", "what"), [(False, "draws random numbers"), (True, "starts from random numbers")])
+def test_random_numbers_are_named_and_can_be_taken_out(start: bool, what: str) -> None:
+    net, x = Encoding(start).eval(), spikes(N, T, 12)
+    with pytest.raises(S2CError, match=f"(?s){what}.*mock.patch") as caught:
+        trace(net, x)
+    assert "test_torch_idioms.py:" in caught.value.where
+
+    def run(net: nn.Module, x: Tensor) -> Tensor:
+        with mock.patch("torch.rand", torch.zeros), mock.patch("torch.bernoulli", return_value=x):
+            return net(x)
+
+    graph, fresh = trace(net, x, run=run), spikes(N, T, 12, seed=11)
+    np.testing.assert_array_equal(simulate(graph, fresh).outputs, run(net, fresh).detach())

@@ -244,7 +244,7 @@ def test_snntorch_features_without_counterpart_are_refused_by_name(options: dict
 @pytest.mark.parametrize(
     ("make", "feature"),
     [
-        (lambda: snntorch.Alpha(alpha=0.8, beta=0.5, init_hidden=True), "the neuron Alpha"),
+        (lambda: snntorch.Alpha(alpha=0.8, beta=0.5, init_hidden=True), "snnTorch's Alpha"),
         (
             lambda: snntorch.RSynaptic(0.5, 0.5, linear_features=10, reset_delay=False, init_hidden=True),
             "reset_delay=False in RSynaptic",

@@ -15,7 +15,7 @@ from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.builder import Builder, as_array, joints
 from snn2chip.frontend.torch.elements import Elements, Pattern, Rows, Signal, rows
 from snn2chip.frontend.torch.opnames import MOVES, only_moves
-from snn2chip.frontend.torch.recorder import Call, Ref
+from snn2chip.frontend.torch.recorder import Call, Ref, drawn
 from snn2chip.ir import layers as L
 
 Value = Tensor | None
@@ -45,13 +45,7 @@ class Context:
                 fix="avoid the in-place operation, or clone the tensor first",
             )
         if not ref.call.depends_on_data:
-            if ref.call.name == "random":
-                raise S2CError(
-                    "the network draws random numbers",
-                    where=str(ref.call.source) or place(call),
-                    why="a recorded draw would be repeated for every sample",
-                    fix="encode the input before the model (give spikes of shape [N, T, ...])",
-                )
+            refuse_random(ref, place(call))
             return ref.call.values[ref.out]
         found = self.values[ref.call, ref.out]
         if found is None:
@@ -94,6 +88,19 @@ def _moves_before(call: Call, argument: int) -> Iterator[Call]:
         if before.name in MOVES:
             yield before
         refs, argument = [ref for ref in before.refs() if ref.call.depends_on_data], 0
+
+
+def refuse_random(ref: Ref, where: str) -> None:
+    """Raise where a constant was drawn at random."""
+    draw = drawn(ref)
+    if draw is not None:
+        raise S2CError(
+            "the network draws random numbers",
+            where=str(draw.source) or where,
+            why="a recorded draw would be repeated for every sample",
+            fix="encode the input before the model: give spikes as the example, and let run= put them in the place of "
+            "what the encoder draws, with unittest.mock.patch",
+        )
 
 
 def place(call: Call) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.frontend.torch.builder import Builder, as_array
 from snn2chip.frontend.torch.cells import Cell
-from snn2chip.frontend.torch.context import Context, combined
+from snn2chip.frontend.torch.context import Context, combined, refuse_random
 from snn2chip.frontend.torch.elements import CONSTANT, STATIC, Elements, Rows, Signal
 from snn2chip.frontend.torch.late import LateInputs
 from snn2chip.frontend.torch.operations import translate
@@ -154,7 +154,14 @@ class _Conversion:
         cell = self.cells[call.module]
         source = next((a for a in (*call.args, *call.kwargs.values()) if isinstance(a, Ref)), None)
         if source is None or not source.call.depends_on_data:
-            raise S2CError("a neuron is fed a constant", where=str(call.source))
+            if source is not None:
+                refuse_random(source, str(call.source))
+            raise S2CError(
+                "a neuron is fed a constant",
+                where=str(call.source),
+                why="what it computes does not depend on the input",
+                fix="select an output that it has no part in (output=), or feed it through a layer",
+            )
         ids = cell.unfolded(self.context.value(source, call))
         if cell.time_axis is None:
             out, found, first = self._stepped(call, cell, ids)

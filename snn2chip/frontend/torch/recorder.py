@@ -88,6 +88,19 @@ class Call:
                 yield leaf
 
 
+def drawn(ref: Ref) -> Call | None:
+    """The random draw a constant was made from, if it was."""
+    pending, seen = [ref.call], set()
+    while pending:
+        call = pending.pop()
+        if call.name == "random":
+            return call
+        if id(call) not in seen and not call.depends_on_data:
+            seen.add(id(call))
+            pending += [before.call for before in call.refs()]
+    return None
+
+
 @dataclass
 class Recording:
     """What one forward pass did, in order; ``output`` is what the model returned, tensors replaced by :class:`Ref`."""

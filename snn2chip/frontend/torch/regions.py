@@ -19,18 +19,26 @@ from torch import Tensor, nn
 
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.cells import Cell
-from snn2chip.frontend.torch.context import place
+from snn2chip.frontend.torch.context import place, refuse_random
 from snn2chip.frontend.torch.identify import Probe, identify, identify_integrator
 from snn2chip.frontend.torch.opnames import COMPARISONS, computes_across, translated
-from snn2chip.frontend.torch.recorder import Call, Recording, Ref
+from snn2chip.frontend.torch.recorder import Call, Recording, Ref, drawn
 from snn2chip.ir.graph import Source
 
 _Site = tuple[Any, ...]
 
 
 def thresholds(recording: Recording) -> dict[str, int]:
-    """Lines that compare traced data outside any known neuron → how often they ran, per place that calls them."""
+    """Lines that compare traced data outside any known neuron → how often they ran, per place that calls them.
+
+    Raises:
+        S2CError: what is compared was drawn at random.
+    """
     compared = [c for c in recording.calls if c.name in COMPARISONS]
+    if not any(c.depends_on_data for c in compared):
+        for call in compared:
+            for ref in call.refs():
+                refuse_random(ref, place(call))
     counts = Counter(c.site for c in compared)
     # At the first step a membrane may still be a constant.
     return {place(c): counts[c.site] for c in compared if c.depends_on_data}
@@ -246,6 +254,7 @@ class _Rolled:
                 where=place(across[0]),
                 why="recurrent connections written as plain code are not traced",
             )
+        _refuse_random_start(runs[0])
         own = {id(c) for run in runs for c in run}
         entries = sorted((self._at_every_step(ref) for ref in self._outside(last, own)), key=lambda e: e.count(None))
         if None in entries[0]:
@@ -339,6 +348,18 @@ class _Rolled:
         self.calls = calls
         self.output = pytree.tree_map(rebind, self.output, is_leaf=lambda a: isinstance(a, Ref))
         return moved
+
+
+def _refuse_random_start(run: list[Call]) -> None:
+    draw = next((call for c in run for ref in c.refs() if (call := drawn(ref)) is not None), None)
+    if draw is not None:
+        raise S2CError(
+            "a neuron's state starts from random numbers",
+            where=str(draw.source),
+            why="every run of a sample gives something else",
+            fix="start it from zeros; without editing the model, let run= call it under "
+            "unittest.mock.patch('torch.rand', torch.zeros)",
+        )
 
 
 def _gives_number(call: Call) -> bool:

@@ -97,7 +97,7 @@ def _refuse_features(n: Any, name: str, kind: str | None) -> None:
     theta = getattr(n, "b0", n.spike_threshold) if kind is not None else None
     bias = getattr(getattr(n, "rec_connect", None), "bias", None)
     found = {
-        f"the neuron {name}": kind is None,
+        name: kind is None,
         f"the changed methods of {type(n).__name__}": changed(n, "sinabs"),
         **(_features(n, theta) if kind is not None else {}),
         "a bias of rec_connect": bias is not None and bool((bias != 0).any()),

@@ -96,7 +96,7 @@ def _refuse_features(n: Any, name: str, mechanism: str) -> None:
         # It then computes a reset that it does not keep.
         "reset_delay=False in RSynaptic": not late and name == "RSynaptic",
         "graded_spikes_factor per neuron": graded is not None and graded.numel() > 1,
-        f"the neuron {name}": name not in _KNOWN,
+        name: name not in _KNOWN,
         f"the changed methods of {type(n).__name__}": changed(n, "snntorch"),
     }
     wrong = [feature for feature, present in found.items() if present]

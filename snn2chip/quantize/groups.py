@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class Group:
     @property
     def recurrent(self) -> tuple[Node, ...]:
         """The synapses fed by the population itself, a step earlier."""
-        return tuple(s for s in self.synapses if any(e.recurrent for e in s.inputs))
+        return tuple(s for s in self.synapses if Edge(self.population.name, 1, recurrent=True) in s.inputs)
 
 
 def with_identity_synapses(graph: Graph) -> Graph:
@@ -69,6 +70,34 @@ def with_identity_synapses(graph: Graph) -> Graph:
     return graph.with_nodes(nodes)
 
 
+def with_delays_in_front(graph: Graph) -> Graph:
+    """The graph with delays behind synapses moved in front of them, where zeros give zeros.
+
+    Raises:
+        S2CError: a bias that arrives late: a chip's population adds its bias from the first step on.
+    """
+    nodes = dict(graph.nodes)
+    for population in graph.neurons:
+        for edge in population.inputs:
+            synapse = graph[edge.source]
+            if not (edge.delay and isinstance(synapse.layer, Linear | Conv)):
+                continue
+            if synapse.layer.bias is not None and synapse.layer.bias.any():
+                raise S2CError(
+                    f"the bias of this layer reaches {population.name} from step {edge.delay} on",
+                    where=synapse.where(),
+                    why="a chip's population adds its bias at every step, the first included",
+                    fix="train the layer without a bias; in a loop over steps, let it read zeros at first instead of "
+                    "leaving it out",
+                )
+            (before,) = synapse.inputs
+            late = replace(before, delay=before.delay + edge.delay, recurrent=before.recurrent or edge.recurrent)
+            nodes[synapse.name] = replace(synapse, inputs=(late,))
+            inputs = tuple(Edge(e.source) if e == edge else e for e in nodes[population.name].inputs)
+            nodes[population.name] = replace(nodes[population.name], inputs=inputs)
+    return graph.with_nodes(nodes.values())
+
+
 def identity(shape: Shape) -> Linear | Conv:
     """A synapse that passes every element on, weight one."""
     if len(shape) in (2, 3):
@@ -83,6 +112,13 @@ def groups(graph: Graph) -> tuple[Group, ...]:
     for node in graph.neurons:
         synapses = [graph[edge.source] for edge in node.inputs]
         for synapse in synapses:
+            if shown := next((edge for edge in _edges_back(graph, synapse) if edge.port != "out"), None):
+                raise S2CError(
+                    f"this layer carries a membrane, {shown}, to a population",
+                    where=synapse.where(),
+                    why="between the chip's populations there are spikes only",
+                    fix="feed on the spikes instead of the membrane",
+                )
             readers = graph.consumers(synapse.name)
             if len(readers) != 1:
                 raise S2CError(
@@ -93,6 +129,14 @@ def groups(graph: Graph) -> tuple[Group, ...]:
                 )
         found.append(Group(node, tuple(sorted(synapses, key=lambda s: any(e.recurrent for e in s.inputs)))))
     return tuple(found)
+
+
+def _edges_back(graph: Graph, node: Node) -> Iterator[Edge]:
+    """The edges a synapse is fed by, through layers that only move or add."""
+    for edge in node.inputs:
+        yield edge
+        if isinstance(graph[edge.source].layer, TRANSPARENT):
+            yield from _edges_back(graph, graph[edge.source])
 
 
 def check_form(graph: Graph) -> None:

@@ -15,7 +15,7 @@ from snn2chip.ir.program import Program
 from snn2chip.ir.target import Target, load_target
 from snn2chip.passes import DEFAULT_PIPELINE, run_passes
 from snn2chip.quantize.assemble import assembled
-from snn2chip.quantize.groups import Group, check_form, with_identity_synapses
+from snn2chip.quantize.groups import Group, check_form, with_delays_in_front, with_identity_synapses
 from snn2chip.quantize.host import host_fed
 from snn2chip.quantize.neuron import APPROXIMATIONS
 from snn2chip.quantize.search import NoScaleError, Quantized, search
@@ -67,7 +67,7 @@ def quantize(
     if graph.time_steps is None:
         graph = dataclasses.replace(graph, time_steps=data.shape[1])
     graph, records = run_passes(graph, data, passes)
-    graph = with_identity_synapses(graph).verify()
+    graph = with_delays_in_front(with_identity_synapses(graph)).verify()
     check_form(graph)
     data = data[: affordable_samples(graph)]
     reference = simulate(graph, data, record=("spikes", "v", "a", "out"))

@@ -59,7 +59,7 @@ class Branch:
 
     Args:
         layer: float weights, no bias; the value of an input unit is multiplied in.
-        inputs: integers it receives on the calibration data, [N, T, ...]; None for a recurrent synapse.
+        inputs: integers it receives on the calibration data, [N, T, ...]; None for a synapse of its own spikes.
         source: range of those integers, proved.
     """
 

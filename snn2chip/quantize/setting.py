@@ -137,7 +137,7 @@ class Setting:
             edge = synapse.inputs[0]
             worth = self.worth[edge.source]
             scaled = dataclasses.replace(layer, weight=layer.weight.astype(np.float64) * worth, bias=None)
-            inputs = None if edge.recurrent else self._integers(edge)
+            inputs = None if synapse in group.recurrent else self._integers(edge)
             branches.append(Branch(synapse.name, scaled, inputs, self.spans[edge.source]))
         target = recorded.v if model.integrates_only else recorded.spikes
         assert recorded.a is not None

@@ -119,6 +119,48 @@ def test_recurrence_shares_one_scale_and_keeps_powers_of_two_apart() -> None:
     assert program["lif1"].layer.model.bias_u is not None
 
 
+def test_layers_that_feed_each_other_and_themselves_late() -> None:
+    rng = np.random.default_rng(21)
+    network = graph(
+        (12,),
+        node("fc1", Linear(weights(rng, 20, 12, gain=1.5)), "x"),
+        node("fb", Linear(weights(rng, 20, 8, gain=0.7)), Edge("lif2", 1, recurrent=True)),
+        node("lif1", population(FIRES), "fc1", Edge("fb", 1)),
+        node("fc2", Linear(weights(rng, 8, 20, gain=1.5)), "lif1"),
+        node("rec", Linear(weights(rng, 8, 8, gain=0.5)), Edge("lif2", 2, recurrent=True)),
+        node("lif2", population(FIRES), "fc2", "rec"),
+        time_steps=20,
+    )
+    x = spikes(rng, 32, 20, 12)
+    program = quantize(network, "loihi2", x)
+    kept_rules(program, 8)
+    assert program["fb"].inputs == (Edge("lif2", 2, recurrent=True),), "both delays in front of the synapse"
+    a, b = simulate(network, x, record="spikes"), simulate(program, x, record="spikes")
+    for layer in ("lif1", "lif2"):
+        assert 0.05 < a[layer].spikes.mean() < 0.95
+        assert (a[layer].spikes != b[layer].spikes).mean() < 0.05
+
+
+def test_what_no_synapse_carries_late_is_refused() -> None:
+    rng = np.random.default_rng(22)
+    x = spikes(rng, 4, 5, 9)
+    late_bias = graph(
+        (9,),
+        node("fc", Linear(weights(rng, 6, 9), weights(rng, 6)), "x"),
+        node("lif", population(FIRES), Edge("fc", 1)),
+    )
+    with pytest.raises(S2CError, match="the bias of this layer reaches lif from step 1 on"):
+        quantize(late_bias, "loihi2", x)
+    membrane = graph(
+        (9,),
+        node("fc", Linear(weights(rng, 6, 9)), "x"),
+        node("rec", Linear(weights(rng, 6, 6)), Edge("lif", 1, recurrent=True, port="v")),
+        node("lif", population(FIRES), "fc", "rec"),
+    )
+    with pytest.raises(S2CError, match=r"carries a membrane, lif\.v\[t-1\], to a population"):
+        quantize(membrane, "loihi2", x)
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 def test_narrow_weights_stay_on_their_grid(bits: int) -> None:
     rng = np.random.default_rng(3)

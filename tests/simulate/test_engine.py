@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from networks import graph, node, population, program, spikes, weights
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.ir.graph import Edge
-from snn2chip.ir.layers import Add, Conv2d, Delay, Flatten, Linear
+from snn2chip.ir.layers import Add, Conv1d, Conv2d, Delay, Flatten, Linear, Reshape
 from snn2chip.ir.program import Program
 from snn2chip.ir.schedule import depths
 from snn2chip.neurons.lif import LIF, IntegerLIF
@@ -55,6 +56,30 @@ def recurrent_net(rng: np.random.Generator, delay: int = 1) -> Program:
     )
 
 
+def looped_net(rng: np.random.Generator, delay: int = 2) -> Program:
+    """The second layer feeds the first, through a layer that only moves."""
+    return program(
+        (2, 3),
+        node("conv", Conv1d(integers(rng, 2, 2, 3), padding=(1,)), "x"),
+        node("flat", Flatten(), "conv"),
+        node("fb", Linear(integers(rng, 6, 4)), "back"),
+        node("back", Flatten(), Edge("lif2", delay, recurrent=True)),
+        node("lif1", population(lif()), "flat", "fb"),
+        node("fc", Linear(integers(rng, 4, 6)), "lif1"),
+        node("spread", Reshape((2, 2)), "fc"),
+        node("lif2", population(lif()), "spread"),
+    )
+
+
+def test_a_loop_the_machine_is_too_slow_for() -> None:
+    rng = np.random.default_rng(31)
+    network = looped_net(rng, 1)
+    x = spikes(rng, 1, 5, 2, 3).astype(int)
+    assert simulate(network, x, record="spikes")["lif2"].spikes.any()
+    with pytest.raises(S2CError, match="lif2 fires too late for back"):
+        simulate(network, x, clock="machine")
+
+
 def test_a_recurrent_spike_arrives_after_its_delay() -> None:
     for delay in (1, 2, 3):
         rng = np.random.default_rng(3)
@@ -87,12 +112,16 @@ def test_synaptic_and_axonal_delays() -> None:
     np.testing.assert_array_equal(found, expected)
 
 
-@given(seed=st.integers(0, 10**6), recurrent=st.booleans(), interval=st.integers(5, 9))
+@given(
+    seed=st.integers(0, 10**6),
+    make=st.sampled_from([conv_net, recurrent_net, looped_net]),
+    interval=st.integers(5, 9),
+)
 def test_the_machines_clock_shows_the_same_integers_one_step_later_per_layer(
-    seed: int, recurrent: bool, interval: int
+    seed: int, make: Callable[[np.random.Generator], Program], interval: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    network = recurrent_net(rng) if recurrent else conv_net(rng)
+    network = make(rng)
     steps, shape = network.time_steps, network.sample_shape[1:]
     assume(interval >= steps)
     depth = depths(network)

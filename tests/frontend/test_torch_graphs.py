@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from snn2chip.frontend.torch import trace
 from snn2chip.ir import layers as L
 from snn2chip.simulate import simulate
-from torch_networks import C, ConvNet, H, HandLIF, Looping, N, Spike, StrictSpike, T, frames, images, lively
+from torch_networks import C, ConvNet, H, HandLIF, Looping, LoopLIF, N, Spike, StrictSpike, T, frames, images, lively
 
 
 def looped(net: nn.Module, x: Tensor, read: Any) -> Tensor:
@@ -332,3 +332,76 @@ def test_gates_between_signals() -> None:
     graph = trace(net, x)
     assert sum(isinstance(n.layer, L.Mul) for n in graph) == 1
     equal(graph, x, net(x))
+
+
+class Volumes(nn.Module):
+    """Layers over three axes, one of which is time; a pool to which the batch looks like channels."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+        def size(k: int) -> tuple[int, ...]:
+            around = [k, k]
+            around.insert(axis, 1)
+            return tuple(around)
+
+        self.conv = nn.Conv3d(C, 6, size(3), padding=tuple(k // 2 for k in size(3)), bias=False)
+        self.bn, self.lif = nn.BatchNorm3d(6), LoopLIF(axis=2 + axis)
+        self.pool, self.most = nn.AvgPool3d(size(2)), nn.MaxPool3d((1, 2, 2), (1, 1, 1), (0, 1, 1))
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.movedim(2, 2 + self.axis)
+        x = self.pool(self.lif(self.bn(self.conv(x)))).movedim(2 + self.axis, 0)
+        x = F.adaptive_avg_pool3d(self.most(x), (None, 1, 1))
+        return self.head(x.flatten(2)).mean(0)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_three_axes_of_which_one_is_time(axis: int) -> None:
+    net = lively(Volumes(axis))
+    with torch.no_grad():
+        net.conv.weight.mul_(6)
+        net.bn.running_mean.uniform_(-0.3, 0.3)
+        net.bn.weight.uniform_(0.8, 1.5)
+    x = frames(0).permute(1, 2, 0, 3, 4)
+    graph = trace(net, x, input_time_axis=2)
+    assert [type(node.layer) for node in graph][1:7] == [
+        L.Conv2d,
+        L.BatchNorm,
+        L.Neuron,
+        L.AvgPool,
+        L.MaxPool,
+        L.AvgPool,
+    ]
+    for seed in (1, 2):
+        x = frames(seed).permute(1, 2, 0, 3, 4)
+        equal(graph, x.movedim(2, 1), net(x))
+
+
+class InPlace(nn.Module):
+    """Changes the data it is given, casts what needs no cast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = ConvNet(HandLIF(), HandLIF(), HandLIF())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.mul_(1.5).unsqueeze_(0)
+        out = torch.zeros(x.shape[1], 10)
+        for frame in x.repeat(T, 1, 1, 1, 1):
+            frame = frame.float().contiguous()
+            out += self.net(frame.to(torch.float32))
+        return out / T
+
+
+def test_a_model_may_change_its_input_in_place() -> None:
+    net = lively(InPlace())
+    x = images(0)
+    graph = trace(net, x)
+    np.testing.assert_array_equal(x, images(0))
+    for m in net.modules():
+        if isinstance(m, HandLIF):
+            m.reset()
+    equal(graph, images(1), net(images(1)))

@@ -86,6 +86,7 @@ OPERATIONS = {
     "comparison": (lambda h: (h > h.mean(1, keepdim=True)).float(), "reads 2 computed values", "module of its own"),
     "overwritten view": (lambda h: overwritten(h), "overwritten through another view", "clone"),
     "product over the batch": (lambda h: h - h.mean(0), "over the samples of the batch", "batch axis"),
+    "three axes": (lambda h: h + F.avg_pool3d(h.reshape(-1, 5, 2, 2), 2).flatten(1)[:, :1], "all of its three", "time"),
 }
 
 

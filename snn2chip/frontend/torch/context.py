@@ -56,6 +56,11 @@ class Context:
         """Whether an argument depends on the data."""
         return isinstance(argument, Ref) and argument.call.depends_on_data
 
+    def repeats(self, ids: Tensor, axis: int) -> bool:
+        """Whether the same places of a sample follow each other along an axis: those of other steps or samples."""
+        which, _, _, position = self.elements.read(ids.clamp(min=0))
+        return ids.shape[axis] > 1 and all(bool((x == x.narrow(axis, 0, 1)).all()) for x in (which, position))
+
     def rows(self, call: Call, ids: list[Tensor], k: int) -> Rows:
         """Ids, broadcast together, as rows."""
         if len(ids) > 1:

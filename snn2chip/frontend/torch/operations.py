@@ -15,7 +15,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from snn2chip.errors import S2CError
-from snn2chip.frontend.torch import elementwise, reductions
+from snn2chip.frontend.torch import elementwise, reductions, windows
 from snn2chip.frontend.torch.builder import as_array
 from snn2chip.frontend.torch.context import (
     Context,
@@ -157,61 +157,6 @@ def _linear(context: Context, call: Call) -> list[Value]:
     return [weighted(context, call, context.value(a["input"], call), weight, bias, 1, L.Linear, ())]
 
 
-def _conv(axes: int) -> Rule:
-    layer_class = {1: L.Conv1d, 2: L.Conv2d}[axes]
-
-    def rule(context: Context, call: Call) -> list[Value]:
-        a = arguments(
-            call, "input", "weight", "bias", "stride", "padding", "dilation", "groups",
-            bias=None, stride=1, padding=0, dilation=1, groups=1,
-        )  # fmt: skip
-        weight = parameter(context, call, a["weight"], "a weight")
-        bias = parameter(context, call, a["bias"], "a bias")
-        assert weight is not None
-        stride, dilation = _tuple(a["stride"], axes), _tuple(a["dilation"], axes)
-        padding = a["padding"]
-        if isinstance(padding, str):
-            spans = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-            if padding == "same" and any(s % 2 for s in spans):
-                raise S2CError(
-                    "padding='same' with an even kernel pads one side more", where=place(call), fix="use an odd kernel"
-                )
-            padding = [s // 2 if padding == "same" else 0 for s in spans]
-        options: dict[str, Any] = {
-            "stride": stride,
-            "padding": _tuple(padding, axes),
-            "dilation": dilation,
-            "groups": int(a["groups"]),
-        }
-        make = lambda w, b: layer_class(w, b, **options)  # noqa: E731
-        ids = context.value(a["input"], call)
-        return [weighted(context, call, ids, weight, bias, axes + 1, make, tuple(options.values()))]
-
-    return rule
-
-
-def _conv_over_image(context: Context, call: Call) -> list[Value]:
-    """A 3-d convolution of [N, C, H, W, T] that takes every step by itself: how lava-dl computes its synapses."""
-    a = arguments(
-        call, "input", "weight", "bias", "stride", "padding", "dilation", "groups",
-        bias=None, stride=1, padding=0, dilation=1, groups=1,
-    )  # fmt: skip
-    weight, bias = (parameter(context, call, a[name], f"a {name}") for name in ("weight", "bias"))
-    stride, padding, dilation = (_tuple(a[name], 3) for name in ("stride", "padding", "dilation"))
-    ids = context.value(a["input"], call)
-    if weight is None or ids.ndim != 5 or (weight.shape[4], stride[2], padding[2]) != (1, 1, 0):
-        raise S2CError("a 3-d convolution that mixes what lies along its last axis", where=place(call))
-    steps_first, image = ids.movedim(4, 0).contiguous(), weight[..., 0].contiguous()
-    if ids.shape[2:4] == image.shape[2:] == (1, 1) and a["groups"] == 1 and not any(padding):
-        vectors, matrix = steps_first[..., 0, 0].contiguous(), image[:, :, 0, 0].contiguous()
-        out = weighted(context, call, vectors, matrix, bias, 1, L.Linear, ())[..., None, None]
-    else:
-        options = (stride[:2], padding[:2], dilation[:2], int(a["groups"]))
-        conv = lambda w, b: L.Conv2d(w, b, *options)  # noqa: E731
-        out = weighted(context, call, steps_first, image, bias, 3, conv, options)
-    return [out.movedim(0, 4)]
-
-
 def _batch_norm(context: Context, call: Call) -> list[Value]:
     a = arguments(
         call, "input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps",
@@ -232,7 +177,10 @@ def _batch_norm(context: Context, call: Call) -> list[Value]:
     gain = np.ones(len(mean), np.float32) if weight is None else as_array(weight)
     shift = np.zeros(len(mean), np.float32) if bias is None else as_array(bias)
     ids = context.value(a["input"], call)
-    found = context.rows(call, [ids], ids.ndim - 1)
+    # Time may lie among the axes behind the channels, as in BatchNorm3d on [N, C, T, H, W].
+    times = [axis for axis in range(2, ids.ndim) if context.repeats(ids, axis)]
+    ids = ids.movedim(times, list(range(len(times))))
+    found = context.rows(call, [ids.contiguous()], ids.ndim - 1 - len(times))
     key = (digest(mean), digest(var), digest(weight), digest(bias), a["eps"])
 
     def layer(share: float) -> L.Layer:
@@ -240,83 +188,7 @@ def _batch_norm(context: Context, call: Call) -> list[Value]:
         scale = np.float32(share)
         return L.BatchNorm(gain, shift * scale, as_array(mean) * scale, as_array(var), float(a["eps"]))
 
-    return [affine(context, call, found, key, layer, True)]
-
-
-def _pool(kind: type[L.Pool], axes: int) -> Rule:
-    def rule(context: Context, call: Call) -> list[Value]:
-        if kind is L.AvgPool:
-            a = arguments(
-                call, "input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override",
-                stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None,
-            )  # fmt: skip
-            if a["divisor_override"] is not None:
-                raise S2CError(
-                    "average pooling with divisor_override", where=place(call), fix="use a Linear or Conv layer"
-                )
-        else:
-            a = arguments(
-                call, "input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices",
-                stride=None, padding=0, dilation=1, ceil_mode=False,
-            )  # fmt: skip
-            if _tuple(a["dilation"], axes) != (1,) * axes:
-                raise S2CError("max pooling with dilation", where=place(call))
-        kernel = _tuple(a["kernel_size"], axes)
-        stride = _tuple(a["stride"], axes) if a["stride"] not in (None, ()) else kernel
-        extra = (bool(a["count_include_pad"]),) if kind is L.AvgPool else ()
-        options = (kernel, stride, _tuple(a["padding"], axes), bool(a["ceil_mode"]), *extra)
-        return _pooled(context, call, a["input"], axes, kind(*options), options)
-
-    return rule
-
-
-def _power_pool(context: Context, call: Call) -> list[Value]:
-    """``LPPool2d(norm_type=1)``, which Sinabs calls SumPool2d: the mean times the size of the window."""
-    a = arguments(call, "input", "norm_type", "kernel_size", "stride", "ceil_mode", stride=None, ceil_mode=False)
-    if a["norm_type"] != 1 or a["ceil_mode"]:
-        raise S2CError(
-            "power-average pooling other than a sum",
-            where=place(call),
-            fix="use norm_type=1 without ceil_mode, or average pooling",
-        )
-    kernel = _tuple(a["kernel_size"], 2)
-    options = (kernel, kernel if a["stride"] is None else _tuple(a["stride"], 2), (0, 0))
-    return _pooled(context, call, a["input"], 2, L.SumPool(*options), options)
-
-
-def _pooled(context: Context, call: Call, source: Ref, axes: int, layer: L.Layer, options: Any) -> list[Value]:
-    found = context.rows(call, [context.value(source, call)], axes + 1)
-    signal = context.signal(found.patterns[0], call)
-    if isinstance(layer, L.MaxPool) and signal.over_time is not None:
-        raise S2CError("max pooling follows a sum over time", where=place(call), fix="pool before summing")
-    out = affine(context, call, found, options, lambda share: layer, False)
-    return [out, *[None] * (len(call.values) - 1)]
-
-
-def _adaptive(kind: type[L.Pool], axes: int) -> Rule:
-    def rule(context: Context, call: Call) -> list[Value]:
-        a = arguments(call, "input", "output_size")
-        size = tuple(context.value(a["input"], call).shape[-axes:])
-        wanted = a["output_size"]
-        given = list(wanted) if isinstance(wanted, (tuple, list)) else [wanted] * axes
-        target = [s if w is None else int(w) for w, s in zip(given, size, strict=True)]
-        if any(s % w for s, w in zip(size, target, strict=True)):
-            raise S2CError(
-                f"adaptive pooling from {size} to {tuple(target)}",
-                where=place(call),
-                why="its windows are of different sizes",
-                fix="choose an output size that divides the input, or a pooling layer with a fixed kernel",
-            )
-        kernel = tuple(s // w for s, w in zip(size, target, strict=True))
-        options = (kernel, kernel, (0,) * axes)
-        return _pooled(context, call, a["input"], axes, kind(*options), options)
-
-    return rule
-
-
-def _tuple(value: Any, axes: int) -> tuple[int, ...]:
-    values = tuple(int(v) for v in value) if isinstance(value, (tuple, list, torch.Size)) else (int(value),)
-    return values * axes if len(values) == 1 else values
+    return [affine(context, call, found, key, layer, True).movedim(list(range(len(times))), times)]
 
 
 def _matmul(context: Context, call: Call) -> list[Value]:
@@ -348,22 +220,11 @@ def _addmm(context: Context, call: Call) -> list[Value]:
 
 _RULES: dict[str, Rule] = {
     "linear": _linear,
-    "conv1d": _conv(1),
-    "conv2d": _conv(2),
-    "conv3d": _conv_over_image,
     "batch_norm": _batch_norm,
-    "avg_pool1d": _pool(L.AvgPool, 1),
-    "avg_pool2d": _pool(L.AvgPool, 2),
-    "lp_pool2d": _power_pool,
-    "max_pool1d": _pool(L.MaxPool, 1),
-    "max_pool2d": _pool(L.MaxPool, 2),
-    "adaptive_avg_pool1d": _adaptive(L.AvgPool, 1),
-    "adaptive_avg_pool2d": _adaptive(L.AvgPool, 2),
-    "adaptive_max_pool1d": _adaptive(L.MaxPool, 1),
-    "adaptive_max_pool2d": _adaptive(L.MaxPool, 2),
     "matmul": _matmul,
     "addmm": _addmm,
     "einsum": einsum,
+    **windows.RULES,
     **elementwise.RULES,
     **reductions.RULES,
 }

@@ -19,6 +19,7 @@ ALIASES = {
     "__rmul__": "mul", "div_": "div", "idiv": "div", "itruediv": "div", "divide": "div", "true_divide": "div",
     "__truediv__": "div", "negative": "neg", "neg_": "neg", "__neg__": "neg", "mm": "matmul", "bmm": "matmul",
     "__matmul__": "matmul", "max_pool1d_with_indices": "max_pool1d", "max_pool2d_with_indices": "max_pool2d",
+    "max_pool3d_with_indices": "max_pool3d",
     "relu_": "relu", "leaky_relu_": "leaky_relu", "abs_": "abs", "absolute": "abs", "masked_fill_": "masked_fill",
     "clamp_": "clamp", "clip": "clamp", "clip_": "clamp",
 }  # fmt: skip

@@ -233,7 +233,9 @@ class _Recorder(TorchFunctionMode):
             values = [args[0]]
         else:
             values = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
-        if not values:
+        # A cast that finds nothing to do returns what it was given: nothing was computed.
+        unchanged = not in_place and all(any(value is given for given in tensors) for value in values)
+        if not values or unchanged:
             return out
         source, site = self._origin()
         name, func, read = _masked(name, func, args, read)

@@ -301,7 +301,7 @@ class Job:
 
     def _looked(self, layout: Layout | None) -> Survey:
         """The neuron modules; where there is none, the lines of plain code that compare like neurons."""
-        found = survey(self.model, self._call(layout), self.x)
+        found = survey(self.model, self._call(layout), self.x.clone())
         if not found.cells:
             found.lines = thresholds(record(self.model, self._call(layout), self.x, found.cells))
         return found
@@ -318,7 +318,7 @@ class Job:
     def _runs(self, x: Tensor) -> bool:
         try:
             with torch.no_grad():
-                self._call(None)(self.model, x)
+                self._call(None)(self.model, x.clone())
         except RunError:
             return False
         return True
@@ -370,7 +370,7 @@ class Job:
         small = layout.from_samples(samples[:_LARGEST_BATCH]).contiguous()
         try:
             with torch.no_grad():
-                self._call(layout)(self.model, small)
+                self._call(layout)(self.model, small.clone())
         except RunError:
             return self.x
         return small

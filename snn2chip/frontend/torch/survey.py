@@ -125,8 +125,8 @@ def _judged(seen: Mapping[str, _Seen]) -> Survey:
             try:
                 cell = identify(probe) if entry.spiking else identify_integrator(probe)
             except S2CError as error:
-                if entry.spiking:
-                    found.doubts[path] = f"{error.what}{': ' + error.why if error.why else ''}"
+                graded = "" if entry.spiking else "its output is no spike, and "
+                found.doubts[path] = f"{graded}{error.what}{': ' + error.why if error.why else ''}"
                 continue
         found.cells[path] = cell
         if cell.time_axis is None:
@@ -165,7 +165,7 @@ def _note(entry: _Seen, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: A
         return
     # Straight-through estimators add a value and take it away again: a spike may be off by a rounding.
     peak = float(first.abs().max()) if first.numel() else 0.0
-    near_zero, near_peak = first.abs() < 1e-5, (first - peak).abs() < 1e-5 * max(peak, 1.0)
+    near_zero, near_peak = first.abs() < 1e-5, (first.abs() - peak).abs() < 1e-5 * max(peak, 1.0)
     entry.spiking &= bool((near_zero | near_peak).all())
     entry.changes |= not torch.equal(first, x)
 

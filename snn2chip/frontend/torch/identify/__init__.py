@@ -1,0 +1,99 @@
+"""Which neuron is a module nobody knows? Ask it, form hypotheses, and confirm one on random input.
+
+``probe`` runs the module, ``questions`` asks it, ``linear`` and ``polynomial`` say which neurons explain the
+answers, ``numbers`` finds the exact parameters in what the module computes with, ``confirm`` compares, ``findings``
+says what was seen of a module that is none of them. docs/identify-neurons.md tells it to users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from snn2chip.errors import S2CError
+from snn2chip.frontend.torch.cells import Cell
+from snn2chip.frontend.torch.identify import linear, polynomial
+from snn2chip.frontend.torch.identify.confirm import ROUNDING, Match, agrees, edges, matched, unit
+from snn2chip.frontend.torch.identify.findings import describe
+from snn2chip.frontend.torch.identify.numbers import numbers
+from snn2chip.frontend.torch.identify.probe import Probe, prepared
+from snn2chip.frontend.torch.identify.questions import SLACK, Answers, Trial, ask, trials
+from snn2chip.neurons.base import FloatNeuron
+
+__all__ = ["ROUNDING", "Probe", "identify", "identify_integrator"]
+
+# Before exact numbers are sought, spikes may differ this far from the threshold.
+_ROUGH = 1e-3
+# How many more are tried for exact agreement once one agrees up to rounding.
+_PATIENCE = 60
+_RAN_INTO = (RuntimeError, TypeError, ValueError, IndexError, AttributeError)
+
+
+def identify(probe: Probe) -> Cell:
+    """The neuron a module is.
+
+    Raises:
+        S2CError: it is none that is known; the message says what was found.
+    """
+    try:
+        answers = ask(prepared(probe))
+    except _RAN_INTO as error:
+        raise S2CError("it does not run on its own", why=f"{type(error).__name__}: {error}") from None
+    ends = list(edges(answers.low, answers.theta, answers.spike_value))
+    found = _best(answers.probe, _candidates(answers), answers.trials, ends)
+    if found is None:
+        raise S2CError("no neuron that is known behaves like it", why=describe(answers))
+    return found.cell
+
+
+def identify_integrator(probe: Probe) -> Cell:
+    """The leaky integrator a module is: it never fires, and returns its membrane.
+
+    Raises:
+        S2CError: it is none.
+    """
+    try:
+        probe = prepared(probe)
+        one, zeros = torch.ones(probe.shape), probe.zeros(2)
+        silence = probe([zeros[0]])[0][0]
+        first, second, third = probe([one, *zeros])[0]
+    except _RAN_INTO as error:
+        raise S2CError("it does not run on its own", why=f"{type(error).__name__}: {error}") from None
+    s = second / first
+    p = s**2 - third / first
+    p = torch.where(p.abs() <= SLACK, torch.zeros(()), p)
+    if bool(silence.any()) or not bool((torch.isfinite(p) & (s > 0) & (s <= 2)).all()):
+        raise S2CError("it is no leaky integrator")
+    best = _best(probe, linear.integrators(s, p, first, numbers(probe)), trials(probe, one, s, p), [])
+    if best is None:
+        raise S2CError("it is no leaky integrator")
+    return best.cell
+
+
+def _candidates(a: Answers) -> Iterator[FloatNeuron]:
+    """Neurons that explain the answers; those first whose membrane is one the module shows."""
+    known = numbers(a.probe)
+    unseen = []
+    for structure in linear.structures(a, known):
+        rough = linear.rough(structure, a)
+        if rough is not None and all(agrees(rough, t.xs, t.outputs, _ROUGH) for t in a.trials):
+            seen = unit(rough, a.probe, a.trials)
+            if seen is not None:
+                yield from linear.exact(structure, a, known, seen)
+            unseen.append(structure)
+    for structure in unseen:
+        yield from linear.exact(structure, a, known, None)
+    yield from polynomial.neurons(a, known)
+
+
+def _best(probe: Probe, candidates: Iterator[FloatNeuron], runs: list[Trial], ends: list[Trial]) -> Match | None:
+    """The first candidate that agrees on every spike and has the membrane the module shows; else the next best."""
+    best: Match | None = None
+    tried = 0
+    for model in candidates:
+        best = matched(probe, model, runs, ends, best) or best
+        tried += best is not None
+        if best is not None and (best.rank == (False, False) or tried > _PATIENCE):
+            break
+    return best

@@ -159,6 +159,24 @@ def test_two_layers_in_a_loop() -> None:
     assert graph["skip"].inputs == (Edge("lif1", 2),), "late, but no loop"
 
 
+def test_one_neuron_module_at_two_places_of_a_loop() -> None:
+    class Shared(TwoLayers):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lif2 = self.lif1
+
+    net = Shared()
+    graph = trace(lively(net), data())
+    assert [node.name for node in graph.neurons] == ["lif1", "lif1.StateLIF"]
+    assert graph["fb"].inputs == (Edge("lif1.StateLIF", 1, recurrent=True),)
+    for seed in (7, 8):
+        with watched(net, {"lif1": net.lif1}, lambda m, out: out[1].clone()) as seen, torch.no_grad():
+            out = net(data(seed))
+        calls = [s for s, _ in seen["lif1"]]
+        found = {"lif1": (per_step(calls[::2]), None), "lif1.StateLIF": (per_step(calls[1::2]), None)}
+        compare(graph, data(seed).movedim(1, 0), found, out)
+
+
 class WholeMembrane(nn.Module):
     """No neuron module: ``mem`` and ``spk`` are updated in the loop, with the recurrent layer in the same line."""
 

@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from snn2chip.errors import S2CError, UsageError
@@ -20,6 +19,7 @@ from snn2chip.frontend.torch.elements import CONSTANT, STATIC, Elements, Rows, S
 from snn2chip.frontend.torch.late import LateInputs
 from snn2chip.frontend.torch.operations import translate
 from snn2chip.frontend.torch.opnames import only_moves
+from snn2chip.frontend.torch.places import handed_states, places
 from snn2chip.frontend.torch.recorder import Call, Recording, Ref
 from snn2chip.ir.graph import Coding, Edge, Graph, Node, Port, Source, in_order
 from snn2chip.ir.layers import Array, Delay, Input, Neuron, Output, Readout, Scale
@@ -115,7 +115,7 @@ class _Conversion:
         self.builder = Builder(model, self.elements, computing)
         self.context = Context(self.builder, self.elements, {})
         self.populations: dict[tuple[str, int], tuple[Signal, Signal]] = {}
-        self.places = _places(recording, cells)
+        self.places = places(recording, cells)
         self.late = LateInputs(self.context)
 
     def run(self, output: Ref) -> None:
@@ -281,7 +281,7 @@ class _Conversion:
         """The neuron with the membrane it is handed at the first step."""
         model = cell.model
         membrane = "out" if model.integrates_only else "v"
-        for ref, port in _handed(call, cell):
+        for ref, port in handed_states(call, cell):
             value = ref.call.values[ref.out]
             if ref.call.depends_on_data:
                 raise S2CError("a neuron starts from a state computed from the data", where=str(call.source))
@@ -302,7 +302,7 @@ class _Conversion:
 
     def _check_states(self, call: Call, cell: Cell, out: Signal, step: int) -> None:
         """What is handed in at step t must be what came out at step t−1, untouched."""
-        handed = _handed(call, cell) if step else []
+        handed = handed_states(call, cell) if step else []
         if step and not cell.carries and len(handed) < len(cell.states):
             raise S2CError(
                 "a neuron is called without the state of the step before",
@@ -478,36 +478,6 @@ _READ = {
     "last": lambda v: v[:, -1],
     "max": lambda v: v.amax(1),
 }
-
-
-def _handed(call: Call, cell: Cell) -> list[tuple[Ref, Any]]:
-    """The states a neuron is called with."""
-    tuples = [v for k, v in call.kwargs.items() if k not in cell.keywords and not isinstance(v, Ref)]
-    flat = [leaf for leaf in pytree.tree_leaves((call.args[1:], tuples)) if isinstance(leaf, Ref)]
-    named = [(v, cell.keywords[k]) for k, v in call.kwargs.items() if k in cell.keywords and isinstance(v, Ref)]
-    return [*zip(flat, cell.states, strict=False), *named]
-
-
-def _places(recording: Recording, cells: Mapping[str, Cell]) -> dict[Call, tuple[int, int]]:
-    """Where in the network a neuron module's calls are, and at which step.
-
-    A module that is handed its state may serve several places: its calls then make one chain of states for each.
-    """
-    found: dict[Call, tuple[int, int]] = {}
-    counts: dict[str, int] = {}
-    handed = {c: [ref.call for ref, _ in _handed(c, cells[c.module])] for c in recording.calls if c.kind == "neuron"}
-    ever = {call.module for call, given in handed.items() if given}
-    for call, given in handed.items():
-        before = next((c for c in given if c in found and c.module == call.module), None)
-        if before is not None:
-            place, step = found[before]
-            found[call] = place, step + 1
-        elif given or (call.module in ever and not cells[call.module].carries):
-            found[call] = counts.setdefault(call.module, 0), 0
-            counts[call.module] += 1
-        else:
-            found[call] = 0, call.index
-    return found
 
 
 def _needed(recording: Recording, output: Ref, cells: Mapping[str, Cell]) -> list[Call]:

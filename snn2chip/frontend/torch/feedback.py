@@ -19,6 +19,7 @@ from torch import Tensor
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.cells import Cell
 from snn2chip.frontend.torch.context import place
+from snn2chip.frontend.torch.places import places
 from snn2chip.frontend.torch.recorder import Call, Recording, Ref
 
 _Site = tuple[Any, ...]
@@ -55,10 +56,12 @@ class _Steps:
         for calls in self.runs.values():
             if len(calls) == steps:
                 self.at.update({id(call): step for step, call in enumerate(calls)})
-        called = Counter(call.module for call in self.calls if call.kind == "neuron")
+        where = places(recording, cells)
+        self.sites = {id(call): ("neuron", call.module, place) for call, (place, _) in where.items()}
+        called = Counter(self.sites.values())
         for call in self.calls:
-            if call.kind == "neuron" and cells[call.module].time_axis is None and called[call.module] == steps:
-                self.at[id(call)] = call.index
+            if call.kind == "neuron" and cells[call.module].time_axis is None and called[self.sites[id(call)]] == steps:
+                self.at[id(call)] = where[call][1]
             elif call.kind == "op" and id(call) not in self.at:
                 self._place(call)
         self.feeding = self._feeding()
@@ -104,7 +107,7 @@ class _Steps:
             own = list(_input(call)) if call.kind == "neuron" else leaves
             for i, leaf in enumerate(leaves):
                 if any(leaf is one for one in own):
-                    found.setdefault((_site(call), i), {})[self.at[id(call)]] = (call, leaf)
+                    found.setdefault((self.sites.get(id(call)) or _site(call), i), {})[self.at[id(call)]] = (call, leaf)
         return found
 
     # ------------------------------------------------------------------ operations skipped in the first steps
@@ -200,7 +203,7 @@ class _Steps:
 
 
 def _site(call: Call) -> _Site:
-    return (call.name, *call.site) if call.kind == "op" else (call.kind, call.module)
+    return (call.name, *call.site)
 
 
 def _input(call: Call) -> Iterator[Ref]:

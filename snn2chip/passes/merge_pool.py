@@ -12,6 +12,7 @@ import numpy as np
 from snn2chip.errors import S2CError
 from snn2chip.ir.graph import Graph, Node
 from snn2chip.ir.layers import (
+    Add,
     Array,
     AvgPool,
     Conv,
@@ -34,8 +35,8 @@ from snn2chip.passes.base import Pass, only_reader, only_source, rewired, with_l
 class MergePool(Pass):
     """Pooling goes into the conv before it, else into the conv or (flatten and) linear layer after it.
 
-    Between two populations it becomes a depthwise convolution with a constant kernel; flattened at the end of the
-    network, a linear layer. Where zero padding or left-over rows would change a border, it is refused.
+    In front of a population, a sum or the read-out it becomes a depthwise convolution with a constant kernel; flattened
+    at the end of the network, a linear layer. Where zero padding or left-over rows would change a border: refused.
     """
 
     name: ClassVar[str] = "merge_pool"
@@ -57,7 +58,9 @@ def _merge_one(graph: Graph, node: Node) -> Rewrite:
         rewrite = way(graph, node, cast(Pool, node.layer))
         if rewrite is not None:
             return rewrite
-    readers = ", ".join(f"{r.name} ({r.layer.kind} {r.layer.describe()})" for r in graph.consumers(node.name))
+    readers = ", ".join(
+        f"{r.name} ({' '.join(filter(None, (r.layer.kind, r.layer.describe())))})" for r in graph.consumers(node.name)
+    )
     raise S2CError(
         "this pooling cannot become part of a linear map without changing the network",
         where=node.where(),
@@ -107,8 +110,11 @@ def _into_linear_after(graph: Graph, node: Node, pool: Pool) -> Rewrite | None:
 
 
 def _into_own_synapse(graph: Graph, node: Node, pool: Pool) -> Rewrite | None:
-    between_populations = all(isinstance(reader.layer, Neuron) for reader in graph.consumers(node.name))
-    if not between_populations or pool.ceil_mode or not _divides_evenly(pool):
+    """What a population, a sum in front of one, or the read-out takes from the pooling, a synapse can give."""
+    readers = graph.consumers(node.name)
+    if not all(isinstance(reader.layer, Neuron | Add | Readout | Output) for reader in readers):
+        return None
+    if pool.ceil_mode or not _divides_evenly(pool):
         return None
     channels = graph.shapes()[node.name][0]
     return rewired(graph, {node.name: with_layer(node, as_depthwise(pool, channels))}), [node.name]
@@ -124,11 +130,18 @@ def _into_linear_at_the_end(graph: Graph, node: Node, pool: Pool) -> Rewrite | N
     (features,) = shapes[after.name]
     rows = np.eye(features).reshape(features, *shapes[node.name])
     weight = unpooled(rows, pool, shapes[node.inputs[0].source]).reshape(features, -1).astype(np.float32)
-    changed: dict[str, Node | None] = {
-        node.name: with_layer(node, Flatten()),
-        after.name: with_layer(after, Linear(weight)),
-    }
-    return rewired(graph, changed), [node.name, after.name]
+    changed: dict[str, Node | None] = {after.name: with_layer(after, Linear(weight)), node.name: None}
+    redirect: dict[str, str] = {}
+    # Axes that were added for the pooling alone (votes of [N, C] as [N, 1, C]) go with it.
+    source = graph[node.inputs[0].source]
+    while isinstance(source.layer, Flatten | Reshape) and only_reader(graph, source.name):
+        changed[source.name], redirect[source.name] = None, source.inputs[0].source
+        source = graph[source.inputs[0].source]
+    if len(shapes[source.name]) == 1:
+        redirect[node.name] = node.inputs[0].source
+    else:
+        changed[node.name] = with_layer(node, Flatten())
+    return rewired(graph, changed, redirect), [*changed]
 
 
 def _divides_evenly(pool: Pool) -> bool:

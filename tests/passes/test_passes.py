@@ -23,6 +23,7 @@ from snn2chip.ir.layers import (
     Linear,
     MaxPool,
     Neuron,
+    Reshape,
     Scale,
     SumPool,
 )
@@ -205,6 +206,39 @@ def test_pooling_between_populations_becomes_a_synapse_and_before_a_classifier_p
     after = proved(alone, "merge_pool", spikes(rng, 8, 5, 2, 8, 8))
     assert isinstance(after["pool"].layer, Conv2d)
     assert after["fc"].layer.weight.shape == (5, 36)
+
+
+def test_pooling_on_a_shortcut_and_as_the_last_layer_becomes_a_synapse() -> None:
+    rng = np.random.default_rng(8)
+    net = graph(
+        (2, 8, 8),
+        node("conv", Conv2d(weights(rng, 4, 2, 3, 3, gain=3), padding=(1, 1)), "x"),
+        node("lif1", population(FIRES), "conv"),
+        node("shortcut", pool(AvgPool, 3, 2, 1), "lif1"),
+        node("conv2", Conv2d(weights(rng, 4, 4, 3, 3, gain=4), stride=(2, 2), padding=(1, 1)), "lif1"),
+        node("sum", Add(), "conv2", "shortcut"),
+        node("lif2", population(FIRES), "sum"),
+        node("last", pool(AvgPool, 2), "lif2"),
+    )
+    after = proved(net, "merge_pool", spikes(rng, 8, 5, 2, 8, 8))
+    assert (after["shortcut"].layer.padding, after["shortcut"].layer.groups) == ((1, 1), 4)
+    assert after["last"].layer.kernel == (2, 2)
+
+
+def test_votes_become_a_linear_layer_on_the_population_itself() -> None:
+    """[N, 20] as [N, 1, 20], the mean of every five, and back: the axis for torch's pooling leaves no trace."""
+    rng = np.random.default_rng(9)
+    net = graph(
+        (6,),
+        node("fc", Linear(weights(rng, 20, 6, gain=3)), "x"),
+        node("lif", population(FIRES), "fc"),
+        node("unsqueeze", Reshape((1, 20)), "lif"),
+        node("votes", AvgPool((5,), (5,), (0,)), "unsqueeze"),
+        node("squeeze", Flatten(), "votes"),
+    )
+    after = proved(net, "merge_pool", spikes(rng, 8, 5, 6))
+    assert [n.name for n in after] == ["x", "fc", "lif", "squeeze", "readout", "output"]
+    np.testing.assert_allclose(after["squeeze"].layer.weight, np.kron(np.eye(4), np.full((1, 5), 0.2)), rtol=1e-6)
 
 
 def test_max_pooling_of_spikes_becomes_an_or_and_of_anything_else_is_refused() -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.convert import Traced
@@ -79,3 +79,38 @@ def test_fresh_data_is_of_the_kind_of_the_example() -> None:
     values = fresh_samples(X, 1)
     assert float(values.min()) >= 0
     assert float(values.max()) <= 1.5 * float(X.max())
+
+
+class Leaking(nn.Module):
+    """Integrates, and never fires."""
+
+    def forward(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        v = 0.9 * v + x
+        return v, v
+
+
+def test_an_integrator_with_another_decay_is_no_matter_of_rounding() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.lif, self.fc2, self.out = nn.Linear(12, 20), HandLIF(), nn.Linear(20, 5), Leaking()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.lif.reset()
+            v = torch.zeros(len(x), 5)
+            for _ in range(6):
+                y, v = self.out(self.fc2(self.lif(self.fc1(x))), v)
+            return y
+
+    net = lively(Net())
+    work = job(net, X)
+    with preserved(net):
+        _, layout = work.trace()
+        found = work.once(work.x, layout)
+    assert compare("net", found, X) == set()
+    slower = Neuron(dataclasses.replace(found.graph["out"].layer.model, decay=np.asarray(0.8)))
+    nodes = [dataclasses.replace(n, layer=slower) if n.name == "out" else n for n in found.graph]
+    wrong = dataclasses.replace(found, graph=found.graph.with_nodes(nodes))
+    with pytest.raises(S2CError, match=r"(?s)does not do what net does.*layer out") as caught:
+        compare("net", wrong, X)
+    assert "from the threshold" not in caught.value.why

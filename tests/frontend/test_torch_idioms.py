@@ -315,3 +315,58 @@ def test_random_numbers_are_named_and_can_be_taken_out(start: bool, what: str) -
 
     graph, fresh = trace(net, x, run=run), spikes(N, T, 12, seed=11)
     np.testing.assert_array_equal(simulate(graph, fresh).outputs, run(net, fresh).detach())
+
+
+class Currents(nn.Module):
+    """Layer by layer over time, the membrane moved by the current, or by that of the step before.
+
+    The fire test comes first then, and the record of the output begins with its start value.
+    """
+
+    def __init__(self, late: bool, recurrent: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(12)
+        self.w1, self.w2 = nn.Parameter(torch.randn(12, 20)), nn.Parameter(torch.randn(20, 5))
+        self.back = nn.Parameter(0.3 * torch.randn(20, 20))
+        self.late, self.recurrent = late, recurrent
+
+    def hidden(self, x: Tensor) -> Tensor:
+        h = torch.einsum("abc,cd->abd", (x, self.w1))
+        current = mem = spike = torch.zeros(len(x), 20)
+        rec = []
+        for t in range(T):
+            if self.late:
+                drive = h[:, t] + torch.einsum("ab,bc->ac", (spike, self.back)) if self.recurrent else h[:, t]
+                spike = Masked.apply(mem - 1.0)
+                mem, current = (0.9 * mem + current) * (1 - spike), 0.8 * current + drive
+            else:
+                current = current * 0.8 + h[:, t]
+                mem = mem * 0.75 * (1.0 - spike) + current
+                spike = mem.gt(1.0).float()
+            rec.append(spike)
+        return torch.stack(rec, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        spikes = self.hidden(x)
+        h = torch.einsum("abc,cd->abd", (spikes, self.w2))
+        current = out = torch.zeros(len(x), 5)
+        rec = [out]
+        for t in range(T):
+            out, current = 0.9 * out + current, 0.8 * current + h[:, t]
+            rec.append(out)
+        return torch.stack(rec, 1), spikes
+
+
+@pytest.mark.parametrize(("late", "recurrent"), [(False, False), (True, False), (True, True)])
+def test_currents_written_layer_by_layer(late: bool, recurrent: bool) -> None:
+    x, net = spikes(N, T, 12), Currents(late, recurrent)
+
+    def read(out: tuple[Tensor, Tensor]) -> Tensor:
+        return out[0][:, 1:]
+
+    graph = traced(net, x, read, output=read)
+    assert len(graph.neurons) == 4
+    np.testing.assert_array_equal(simulate(trace(net, x, output=1), x).outputs, net(x)[1].detach())
+    for output in (0, lambda out: out[0].amax(1)):
+        with pytest.raises(S2CError, match=r"(?s)constants and computed values.*out\[:, 1:\]"):
+            trace(net, x, output=output)

@@ -314,7 +314,10 @@ class _Conversion:
             ids = self.context.value(ref, call) if ref.call.depends_on_data else torch.full((), CONSTANT)
             whole = ids.numel() == self.batch * out.size and not bool((ids < 0).any())
             which, t, _, _ = self.elements.read(ids.clamp(min=0).contiguous())
-            same = bool((which == self._delayed(out, port, cell).index).all() and (t == step - 1).all())
+            # What an integrator returns is its membrane, by either name.
+            names = ("out", "v") if cell.model.integrates_only and port in ("out", "v") else (port,)
+            signals = torch.tensor([self._delayed(out, name, cell).index for name in names])
+            same = bool(torch.isin(which, signals).all() and (t == step - 1).all())
             if not (whole and same):
                 raise S2CError(
                     "a neuron's state is changed between two steps",

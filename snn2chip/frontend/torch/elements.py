@@ -159,12 +159,7 @@ def rows(elements: Elements, tensors: list[Tensor], k: int, where: str) -> Rows:
         S2CError: elements of different steps or samples are mixed where the operation needs one.
     """
     if any(bool((ids < 0).any()) for ids in tensors):
-        raise S2CError(
-            "constants and computed values are mixed in one tensor",
-            where=where,
-            why="a graph has no layer that pads with, or writes into, a constant tensor",
-            fix="use the padding of the convolution or pooling layer, or torch.stack or torch.cat",
-        )
+        raise partly_constant(where)
     read = [elements.read(ids) for ids in tensors]
     t = torch.stack([r[1] for r in read]).amax(0)
     n = read[0][2]
@@ -198,6 +193,17 @@ def rows(elements: Elements, tensors: list[Tensor], k: int, where: str) -> Rows:
     if bool((samples != found.n[:, None]).any()):
         raise _mixed("samples of the batch", where, tensors[0])
     return found
+
+
+def partly_constant(where: str) -> S2CError:
+    """What is said of a tensor whose ids are partly :data:`CONSTANT`."""
+    return S2CError(
+        "constants and computed values are mixed in one tensor",
+        where=where,
+        why="a graph has no layer that pads with, or writes into, a constant tensor",
+        fix="use the padding of the convolution or pooling layer, or torch.stack or torch.cat; where a record over "
+        "time begins with a start value, select what follows: output=lambda out: out[:, 1:]",
+    )
 
 
 def _mixed(what: str, where: str, ids: Tensor) -> S2CError:

@@ -77,8 +77,15 @@ class _Steps:
 
         It is the latest one it reads from: a layer skipped in the first steps, as there were no spikes yet, is thus
         computed when the spikes are, and what it gives is late. Beside data without a step, count from the last run.
+        What reads one value of all steps collects them, and is part of none.
         """
         data = [ref for ref in call.refs() if ref.call.depends_on_data]
+        if (
+            max(Counter(_site(ref.call) for ref in data if ref.call.kind != "input").values(), default=0)
+            == self.steps
+            > 1
+        ):
+            return
         read = [step for ref in data if (step := self.step(ref)) is not None]
         runs = self.runs.get(_site(call), [])
         if read and len(read) < len(data) and len(runs) < self.steps:

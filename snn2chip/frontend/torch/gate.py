@@ -114,10 +114,12 @@ def _layer_difference(node: Node, expected: Array, result: Result, excused: Arra
     wrong = np.abs(recording.spikes - expected) > tolerance
     for sample in np.flatnonzero(wrong.reshape(len(wrong), -1).any(1) & ~excused):
         step = int(np.flatnonzero(wrong[sample].reshape(wrong.shape[1], -1).any(1))[0])
-        theta = np.broadcast_to(model.v_threshold, wrong.shape[2:])
-        margin = np.abs(recording.h[sample, step] - theta)
-        reach = max(float(np.abs(recording.h[sample]).max()), float(np.abs(theta).max()))
-        bad = wrong[sample, step] & ~(margin <= ROUNDING * reach)
+        bad, margin = wrong[sample, step], np.zeros(wrong.shape[2:])
+        if not model.integrates_only:
+            theta = np.broadcast_to(model.v_threshold, wrong.shape[2:])
+            margin = np.abs(recording.h[sample, step] - theta)
+            reach = max(float(np.abs(recording.h[sample]).max()), float(np.abs(theta).max()))
+            bad = bad & ~(margin <= ROUNDING * reach)
         if bad.any():
             at = tuple(int(i) for i in np.argwhere(bad)[0])
             here = (int(sample), step, *at)

@@ -11,7 +11,7 @@ from torch import Tensor
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.builder import joints
 from snn2chip.frontend.torch.context import Context, Rule, Value, arguments, place
-from snn2chip.frontend.torch.elements import Pattern, rows
+from snn2chip.frontend.torch.elements import Pattern, partly_constant, rows
 from snn2chip.frontend.torch.recorder import Call
 from snn2chip.ir import layers as L
 
@@ -37,7 +37,9 @@ def _reduce(how: str) -> Rule:
 
 def reduced(context: Context, call: Call, ids: Tensor, axes: list[int], how: str) -> Tensor:
     """The sum, mean or maximum over some axes, which are kept with one element."""
-    _, t, n, _ = context.elements.read(ids.clamp(min=0))
+    if bool((ids < 0).any()):
+        raise partly_constant(place(call))
+    _, t, n, _ = context.elements.read(ids)
     over_time = [d for d in axes if bool((t != t.narrow(d, 0, 1)).any())]
     if any(bool((n != n.narrow(d, 0, 1)).any()) for d in axes):
         raise S2CError(f"the {how} runs over the samples of the batch", where=place(call), fix="keep the batch axis")

@@ -9,7 +9,7 @@ callable, and identified like any other. A layer that feeds spikes back is no pa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,16 +60,21 @@ def extract(recording: Recording, steps: int, known: Mapping[str, Cell]) -> tupl
         return recording, {}
     rolled = _Rolled(recording, steps)
     cells: dict[str, Cell] = {}
+    # Those that are none keep their names too: the next recording must give every neuron the same one.
+    named: set[str] = set()
     regions = rolled.regions()
     for i, region in enumerate(regions):
-        name = region.name(cells)
+        name = region.name(named)
+        named.add(name)
         cell = known.get(name) or _identified(region, name)
         if cell is None:
             continue
         cells[name] = cell
         moved = rolled.replace(region, name)
         for later in regions[i + 1 :]:
-            later.inputs = [moved.get((id(ref.call), ref.out), ref) for ref in later.inputs]
+            later.inputs, *later.parts = (
+                [moved.get((id(ref.call), ref.out), ref) for ref in refs] for refs in (later.inputs, *later.parts)
+            )
     return Recording(rolled.calls, recording.input, rolled.output), cells
 
 
@@ -116,7 +121,7 @@ class _Region:
         ref = self.inputs[step]
         return ref.call.values[ref.out]
 
-    def name(self, taken: Mapping[str, Cell]) -> str:
+    def name(self, taken: Set[str]) -> str:
         """After the module it is written in, or else after the layer that feeds it."""
         owner = self.runs[-1][0].module or self.inputs[-1].call.module
         name = f"{owner}.neuron" if owner else "neuron"
@@ -256,7 +261,8 @@ class _Rolled:
             )
         _refuse_random_start(runs[0])
         own = {id(c) for run in runs for c in run}
-        entries = sorted((self._at_every_step(ref) for ref in self._outside(last, own)), key=lambda e: e.count(None))
+        outside = self._outside(last, own)
+        entries = sorted((self._at_every_step(ref, last) for ref in outside), key=lambda e: e.count(None))
         if None in entries[0]:
             raise S2CError("a recurrence has no input at the first step", where=place(last[0]))
         parts = [[ref for entry in entries if (ref := entry[t]) is not None] for t in range(self.steps)]
@@ -298,9 +304,28 @@ class _Rolled:
             readers = self.readers.get(id(readers[0]), [])
         return found
 
-    def _at_every_step(self, ref: Ref) -> list[Ref | None]:
+    def _at_every_step(self, ref: Ref, run: list[Call]) -> list[Ref | None]:
+        """What the region reads at every step where the last one, ``run``, reads ``ref``."""
+        if self.step.get(id(ref.call), self.steps - 1) < self.steps - 1:
+            # It is a value of an earlier step: a current that moves the membrane one step late.
+            reader = next(call for call in run if ref in call.refs())
+            place_of = _leaves(reader).index(ref)
+            readers = self.runs[self.site[id(reader)]]
+            return [None if call is None else self._start(call, place_of) for call in readers]
         calls = self.runs.get(self.site.get(id(ref.call), ()), [ref.call] * self.steps)
         return [None if call is None else Ref(call, ref.out) for call in calls]
+
+    def _start(self, call: Call, place_of: int) -> Ref | None:
+        """An operand; a constant becomes one of its own, as other states may start from the same zeros."""
+        leaves, structure = pytree.tree_flatten((call.args, call.kwargs))
+        leaf = leaves[place_of]
+        if not isinstance(leaf, Ref) or leaf.call.depends_on_data:
+            return leaf if isinstance(leaf, Ref) else None
+        made = Call("const", "const", None, (), {}, [leaf.call.values[leaf.out]], leaf.call.module, leaf.call.source)
+        self.calls.insert(self.calls.index(call), made)
+        leaves[place_of] = Ref(made)
+        call.args, call.kwargs = pytree.tree_unflatten(leaves, structure)
+        return Ref(made)
 
     def _sum(self, parts: list[Ref], reader: Call) -> Ref:
         """One value in place of the parts that a neuron adds up."""
@@ -348,6 +373,10 @@ class _Rolled:
         self.calls = calls
         self.output = pytree.tree_map(rebind, self.output, is_leaf=lambda a: isinstance(a, Ref))
         return moved
+
+
+def _leaves(call: Call) -> list[Any]:
+    return pytree.tree_leaves((call.args, call.kwargs))
 
 
 def _refuse_random_start(run: list[Call]) -> None:

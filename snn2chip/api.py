@@ -21,11 +21,12 @@ from snn2chip.emit.lava import write_project
 from snn2chip.emit.netx import write_net
 from snn2chip.emit.nir import write_program
 from snn2chip.errors import S2CError, UsageError
+from snn2chip.evaluate import evaluate
 from snn2chip.frontend.load import load, load_graph
 from snn2chip.ir.graph import Graph
 from snn2chip.ir.layers import Array
 from snn2chip.ir.program import Program
-from snn2chip.ir.structure import encode
+from snn2chip.ir.structure import fingerprint
 from snn2chip.ir.target import Target, load_target
 from snn2chip.mapping import require
 from snn2chip.passes import DEFAULT_PIPELINE
@@ -38,7 +39,7 @@ from snn2chip.verify import verify
 from snn2chip.verify.measure import measure
 from snn2chip.version import __version__
 
-__all__ = ["Build", "compile", "load", "load_graph", "quantize", "simulate", "trace", "verify"]
+__all__ = ["Build", "compile", "evaluate", "load", "load_graph", "quantize", "simulate", "trace", "verify"]
 
 MANIFEST = "manifest.json"
 _MANIFEST_FORMAT, _MANIFEST_VERSION = "snn2chip-manifest", 1
@@ -195,10 +196,10 @@ def compile(  # noqa: A001  the name is the public one
         require(program)
         read = {
             **(inputs or {}),
-            "graph": digest(graph),
-            "calibration": digest(calibrating),
-            "data": digest(tested),
-            **({} if truth is None else {"labels": digest(truth)}),
+            "graph": fingerprint(graph),
+            "calibration": fingerprint(calibrating),
+            "data": fingerprint(tested),
+            **({} if truth is None else {"labels": fingerprint(truth)}),
         }
         tell("write", 0, None)
         remarks, not_done = _write_artefacts(program, folder)
@@ -267,17 +268,6 @@ def _manifest(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_json(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of an array (type, shape and content) or of a network."""
-    arrays: dict[str, Array] = {}
-    structure = encode(value, arrays)
-    found = hashlib.sha256(json.dumps(structure, sort_keys=True).encode())
-    for key, array in sorted(arrays.items()):
-        found.update(f"{key} {array.dtype.str} {array.shape}".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
 
 
 def _graph(model: Any, example: Any, options: Mapping[str, Any]) -> tuple[Graph, list[str]]:

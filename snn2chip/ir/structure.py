@@ -7,6 +7,8 @@ all of them means that a new layer or neuron is saved and compared without a lin
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -71,6 +73,17 @@ def encode(value: Any, arrays: dict[str, np.ndarray], path: str = "") -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"the IR cannot save a {type(value).__name__} at {path or 'the top'}")
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of an array (type, shape and content) or of a structure."""
+    arrays: dict[str, np.ndarray] = {}
+    structure = encode(value, arrays)
+    found = hashlib.sha256(json.dumps(structure, sort_keys=True).encode())
+    for key, array in sorted(arrays.items()):
+        found.update(f"{key} {array.dtype.str} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 def decode(data: Any, arrays: Mapping[str, np.ndarray]) -> Any:

@@ -17,11 +17,11 @@ from snn2chip.ir.program import LayerQuantization, Program
 from snn2chip.mapping import check, estimate
 from snn2chip.report import statistics
 from snn2chip.simulate.counting import fan_out
+from snn2chip.simulate.readout import predictions
 from snn2chip.verify.measure import (
     ISOLATED_SAMPLES,
     LayerMeasure,
     Measurement,
-    predictions,
 )
 from snn2chip.version import __version__
 

@@ -12,38 +12,47 @@ from snn2chip.ir.layers import Array
 from snn2chip.ir.program import Format, Program
 
 
-def as_samples(network: Network, x: Any, *, free_time: bool = False) -> Array:
+def as_samples(network: Network, x: Any, *, free_time: bool = False, first: int = 0) -> Array:
     """``x`` as an array [N, *sample_shape] of finite numbers; torch tensors are taken too.
 
     Args:
         network: whose input the data is for.
         x: numpy array or torch tensor [N, T, ...], or [N, ...] with direct coding.
         free_time: any number of steps is allowed (the machine's clock).
+        first: number of the first sample in the data, for messages.
 
     Raises:
         S2CError: the shape does not fit, or a value is NaN or infinite; the message says which sample.
     """
     detach = getattr(x, "detach", None)
     array = np.asarray(detach().cpu().numpy() if detach is not None else x)
-    want = network.sample_shape
-    got = array.shape[1:]
+    check_shape(network, array.shape, array.dtype, free_time=free_time)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        sample = int(np.argwhere(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0, 0])
+        raise S2CError("the data holds NaN or infinite values", where=f"input, sample {first + sample}")
+    return array
+
+
+def check_shape(network: Network, shape: tuple[int, ...], dtype: np.dtype[Any], *, free_time: bool = False) -> None:
+    """Whether data of ``shape`` [N, ...] and ``dtype`` is for this network.
+
+    Raises:
+        S2CError: it is not.
+    """
+    want, got = network.sample_shape, shape[1:]
     if network.coding == "steps" and got and (free_time or network.time_steps is None):
         if got[0] == 0:
-            raise S2CError("the data has no time step", where="input", why=f"its shape is {array.shape}")
+            raise S2CError("the data has no time step", where="input", why=f"its shape is {shape}")
         want, got = want[1:], got[1:]
-    if array.ndim < 1 or got != want or array.dtype.kind not in "biuf":
+    if not shape or got != want or dtype.kind not in "biuf":
         shown = ["T" if size < 0 else str(size) for size in network.sample_shape]
         steps = " (T first)" if network.coding == "steps" else " (the same at every step)"
         raise S2CError(
-            f"the data has shape {array.shape} and type {array.dtype}",
+            f"the data has shape {shape} and type {dtype}",
             where="input",
             why=f"this network takes numbers of shape [N, {', '.join(shown)}]{steps}",
             fix="check the order of the axes, or quantize and trace with data of this shape",
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        sample = int(np.argwhere(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0, 0])
-        raise S2CError("the data holds NaN or infinite values", where=f"input, sample {sample}")
-    return array
 
 
 def to_integers(program: Program, x: Array, first: int = 0, dtype: Any = np.int64) -> tuple[Array, int]:

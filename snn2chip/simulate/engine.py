@@ -30,6 +30,7 @@ def simulate(
     batch_size: int = 128,
     backend: Backend = "auto",
     engine: Engine = "auto",
+    first_sample: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Result:
     """Run ``network`` on samples ``x`` [N, T, ...] (or [N, ...] with direct coding).
@@ -48,6 +49,7 @@ def simulate(
             :mod:`snn2chip.simulate.reference`. "fast": the same integers sooner, :mod:`snn2chip.simulate.fast`.
             "auto": the fast one where torch and numba are there, it covers the program, and the run is long enough to
             repay its preparation.
+        first_sample: number of the first sample in the data this is a part of, for messages.
         progress: called with the number of samples done.
 
     Raises:
@@ -64,13 +66,13 @@ def simulate(
     if engine not in ("auto", "fast", "reference"):
         raise UsageError(f"there is no engine {engine!r}", fix='use "auto", "fast" or "reference"')
     machine = MachineClock(reset_interval, reset_phase, registers) if clock == "machine" else None
-    samples = as_samples(network, x, free_time=machine is not None)
+    samples = as_samples(network, x, free_time=machine is not None, first=first_sample)
     steps = samples.shape[1] if network.coding == "steps" else network.time_steps or 0
     if _takes_fast(network, machine, engine, len(samples), steps):
         from snn2chip.simulate import fast
 
         assert isinstance(network, Program)
-        return fast.run(network, samples, steps, wanted, batch_size=batch_size, progress=progress)
+        return fast.run(network, samples, steps, wanted, batch_size=batch_size, first=first_sample, progress=progress)
     return reference.run(
         network,
         samples,
@@ -79,6 +81,7 @@ def simulate(
         machine=machine,
         backend=backend,
         batch_size=batch_size,
+        first=first_sample,
         progress=progress,
     )
 

@@ -19,6 +19,11 @@ def read_out(network: Network, steps: list[Array]) -> Array:
     return _READOUTS[layer.how](steps)
 
 
+def predictions(outputs: Array) -> Array | None:
+    """The class each sample's read-out names, or None where outputs are no scores [N, classes]."""
+    return outputs.argmax(axis=1) if outputs.ndim == 2 and outputs.shape[1] > 1 else None
+
+
 _READOUTS: dict[str, Callable[[list[Array]], Array]] = {
     "sum": lambda steps: np.sum(steps, axis=0),
     "mean": lambda steps: np.sum(steps, axis=0) / np.asarray(len(steps), dtype=steps[0].dtype),

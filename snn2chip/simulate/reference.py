@@ -55,6 +55,7 @@ def run(
     machine: MachineClock | None,
     backend: Backend,
     batch_size: int,
+    first: int = 0,
     progress: Callable[[int], None] | None,
 ) -> Result:
     """Run checked samples; see :func:`snn2chip.simulate.engine.simulate`.
@@ -65,13 +66,14 @@ def run(
         steps: machine steps, or T.
         wanted: what to record.
         machine: how the machine's clock runs; None: the sample's clock.
+        first: number of the first sample, for messages.
         backend, batch_size, progress: as there.
     """
     plan = _Plan(network, machine, steps)
     compute = _integer_kernels if isinstance(network, Program) else _float_kernels(backend)
     parts = []
     for start in range(0, len(samples), batch_size):
-        parts.append(_run(plan, samples[start : start + batch_size], start, wanted, compute))
+        parts.append(_run(plan, samples[start : start + batch_size], first + start, wanted, compute))
         if progress is not None:
             progress(min(start + batch_size, len(samples)))
     return joined(parts)

@@ -18,6 +18,7 @@ from snn2chip.ir.layers import Array, Neuron
 from snn2chip.ir.program import Program
 from snn2chip.simulate import Counts, Result, simulate
 from snn2chip.simulate.data import as_samples
+from snn2chip.simulate.readout import predictions
 from snn2chip.verify.compare import Divergence, Execution, compare, first_divergence
 from snn2chip.verify.isolate import fires, part, tail
 
@@ -129,11 +130,6 @@ def measure(
         if progress is not None:
             progress(stop)
     return run.result()
-
-
-def predictions(outputs: Array) -> Array | None:
-    """The class each sample's read-out names, or None where outputs are no scores [N, classes]."""
-    return outputs.argmax(axis=1) if outputs.ndim == 2 and outputs.shape[1] > 1 else None
 
 
 class _Run:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from snn2chip.ir.graph import Network
 from snn2chip.ir.layers import Array, Conv, Linear, Neuron
 from snn2chip.ir.program import Program
 from snn2chip.simulate.fast import compiled
@@ -34,17 +35,17 @@ _plans: list[tuple[Program, tuple[bool, int, int], Plan]] = []
 
 def worthwhile(program: Program, samples: int, steps: int) -> bool:
     """Whether this engine can compile its kernels, covers the program, and repays its preparation."""
-    if compiled.missing():
+    if work(program) * samples * steps < _WORTHWHILE or compiled.missing():
         return False
     from snn2chip.simulate.fast.plan import refusal
 
-    return not refusal(program) and work(program) * samples * steps >= _WORTHWHILE
+    return not refusal(program)
 
 
-def work(program: Program) -> int:
+def work(network: Network) -> int:
     """Multiply-accumulates of one step of one sample, every input counted as an event, neuron updates weighted."""
-    shapes, total = program.shapes(), 0
-    for node in program:
+    shapes, total = network.shapes(), 0
+    for node in network:
         size = math.prod(shapes[node.name])
         if isinstance(node.layer, Linear | Conv):
             total += size * math.prod(node.layer.weight.shape[1:])
@@ -57,13 +58,13 @@ def plan_for(program: Program, wanted: frozenset[str], samples: int, steps: int)
     """The prepared program for a run that records ``wanted``; kept for the next run of the same kind."""
     from snn2chip.simulate.fast.plan import prepare
 
-    record = bool(wanted & _STATES)
-    kind = (record, steps, samples.bit_length())
-    for entry in _plans:
-        if entry[0] is program and entry[1] == kind:
-            return entry[2]
+    record, size = bool(wanted & _STATES), samples.bit_length()
+    for held, (recording, length, most), plan in _plans:
+        # Sizes only guide the choice among kernels, so what was prepared for more samples serves for fewer.
+        if held is program and (recording, length) == (record, steps) and size <= most:
+            return plan
     plan = prepare(program, record, samples, steps)
-    _plans[:] = [*_plans[-_KEPT + 1 :], (program, kind, plan)]
+    _plans[:] = [*_plans[-_KEPT + 1 :], (program, (record, steps, size), plan)]
     return plan
 
 
@@ -74,10 +75,11 @@ def run(
     wanted: frozenset[str],
     *,
     batch_size: int,
+    first: int = 0,
     progress: Callable[[int], None] | None,
 ) -> Result:
     """Simulate checked samples; see :func:`snn2chip.simulate.simulate`."""
     from snn2chip.simulate.fast.executor import execute
 
     plan = plan_for(program, wanted, len(samples), steps)
-    return execute(plan, samples, steps, wanted, batch_size=batch_size, progress=progress)
+    return execute(plan, samples, steps, wanted, batch_size=batch_size, first=first, progress=progress)

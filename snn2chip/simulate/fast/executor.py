@@ -28,16 +28,20 @@ def execute(
     wanted: frozenset[str],
     *,
     batch_size: int,
+    first: int = 0,
     progress: Callable[[int], None] | None,
 ) -> Result:
-    """Run ``samples`` [N, T, ...] or [N, ...]; the Result is the reference engine's, integer for integer."""
+    """Run ``samples`` [N, T, ...] or [N, ...]; the Result is the reference engine's, integer for integer.
+
+    ``first`` is the number of the first sample, for messages.
+    """
     n = len(samples)
     if n == 0:
         raise S2CError("there is nothing to simulate", why="the data holds no sample")
     threads = torch.get_num_threads()
     chunk = chunk_of(plan, n, steps, batch_size, threads)
     starts = range(0, n, chunk.samples)
-    sink = _Sink(plan, n, steps, wanted)
+    sink = _Sink(plan, n, steps, wanted, first)
 
     def run(start: int) -> int:
         part = samples[start : start + chunk.samples]
@@ -75,8 +79,8 @@ def _in_threads(run: Callable[[int], int], starts: range, workers: int) -> Itera
 class _Sink:
     """The arrays of the Result, filled by chunks in any order."""
 
-    def __init__(self, plan: Plan, n: int, steps: int, wanted: frozenset[str]) -> None:
-        self.plan, self.n, self.steps, self.wanted = plan, n, steps, wanted
+    def __init__(self, plan: Plan, n: int, steps: int, wanted: frozenset[str], first: int) -> None:
+        self.plan, self.n, self.steps, self.wanted, self.first = plan, n, steps, wanted, first
         program = plan.program
         self.counts = {node.name: Counts.zeros(n, steps) for node in program}
         for node in program.neurons:
@@ -133,7 +137,7 @@ class _ChunkRun:
     def run(self, samples: Array) -> None:
         """All steps of the samples."""
         program = self.plan.program
-        integers, clipped = to_integers(program, samples, self.start, self.plan.input_dtype)
+        integers, clipped = to_integers(program, samples, self.sink.first + self.start, self.plan.input_dtype)
         self.sink.clip(clipped)
         data = torch.from_numpy(integers)
         data = data.unsqueeze(0) if program.coding == "direct" else data.transpose(0, 1)

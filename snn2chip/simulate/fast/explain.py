@@ -12,6 +12,7 @@ from snn2chip.ir.layers import Conv, Linear, Neuron
 from snn2chip.ir.program import Program
 from snn2chip.simulate.fast import compiled, plan_for, worthwhile
 from snn2chip.simulate.fast.plan import Chunk, Plan, bytes_per_step, chunk_of, last_reader, refusal
+from snn2chip.simulate.footprint import Memory, result_bytes
 
 
 @dataclass(frozen=True)
@@ -23,20 +24,6 @@ class Row:
     kernel: str
     why: str
     proved: str
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes beyond what the process held before: ``workers`` chunks at once, and the Result."""
-
-    chunk: int
-    workers: int
-    result: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return self.chunk * self.workers + self.result
 
 
 @dataclass(frozen=True)
@@ -95,9 +82,19 @@ def _row(plan: Plan, node: Node) -> Row:
     return Row(node.name, node.layer.kind, dtype, once, proved)
 
 
-def peak_memory(plan: Plan, samples: int, steps: int, wanted: frozenset[str], batch_size: int = 128) -> Memory:
-    """What a run holds at most: every value until its last reader is done, and the temporary copies of each layer."""
-    threads = torch.get_num_threads()
+def peak_memory(
+    plan: Plan,
+    samples: int,
+    steps: int,
+    wanted: frozenset[str],
+    batch_size: int = 128,
+    threads: int | None = None,
+) -> Memory:
+    """What a run holds at most: every value until its last reader is done, and the temporary copies of each layer.
+
+    ``threads``: of the process that will run it; left out, this one's.
+    """
+    threads = threads or torch.get_num_threads()
     chunk = chunk_of(plan, samples, steps, batch_size, threads)
     workers = min(threads, math.ceil(samples / chunk.samples))
     return Memory(_chunk_bytes(plan, chunk, steps, wanted), workers, _result_bytes(plan, samples, steps, wanted))
@@ -143,9 +140,7 @@ def _temporary(plan: Plan, node: Node, wanted: frozenset[str]) -> int:
 
 
 def _result_bytes(plan: Plan, samples: int, steps: int, wanted: frozenset[str]) -> int:
-    counts = 4 * 8 * len(plan.program.nodes)
     neurons = sum(math.prod(plan.shapes[node.name]) for node in plan.program.neurons)
     others = sum(math.prod(plan.shapes[node.name]) for node in plan.program if not isinstance(node.layer, Neuron))
     recorded = neurons * (4 * ("spikes" in wanted) + 8 * len({"u", "v", "a"} & wanted)) + others * 8 * ("out" in wanted)
-    outputs = 16 * math.prod(plan.shapes[plan.program.output.name])
-    return samples * (steps * (counts + recorded) + outputs * steps)
+    return samples * steps * recorded + result_bytes(plan.program, samples, steps)

@@ -20,6 +20,7 @@ from snn2chip.version import __version__ as __version__
 if TYPE_CHECKING:
     from snn2chip.api import Build as Build
     from snn2chip.api import compile as compile  # noqa: A004
+    from snn2chip.api import evaluate as evaluate
     from snn2chip.api import load as load
     from snn2chip.api import load_graph as load_graph
     from snn2chip.api import quantize as quantize
@@ -32,6 +33,7 @@ _FACE = {
     "Build": "snn2chip.api",
     "S2CError": "snn2chip.errors",
     "compile": "snn2chip.api",
+    "evaluate": "snn2chip.api",
     "load": "snn2chip.api",
     "load_graph": "snn2chip.api",
     "quantize": "snn2chip.api",

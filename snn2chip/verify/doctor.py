@@ -79,6 +79,7 @@ _PACKAGES = (
         "models built with SpikingJelly",
     ),
     _Package("onnx", "onnx", "import onnx", "pip install onnx", False, ".onnx files"),
+    _Package("ray", "ray", "import ray", "pip install ray", False, "simulating with several workers"),
     _Package(
         "lava-nc",
         "lava.magma",

@@ -69,8 +69,10 @@ class App(click.Group):
         except click.exceptions.NoArgsIsHelpError as shown:
             click.echo(shown.format_message(), err=True)
             sys.exit(EXIT_USAGE)
-        except (KeyboardInterrupt, click.Abort):
-            click.echo("Interrupted; nothing was written.", err=True)
+        except (KeyboardInterrupt, click.Abort) as interruption:
+            # click makes an Abort of the interruption, which may say what was kept.
+            told = str(interruption.__cause__ or interruption)
+            click.echo(told or "Interrupted; nothing was written.", err=True)
             sys.exit(EXIT_INTERRUPTED)
         except Exception as error:  # every failure becomes a message
             _tell(_explained(error), as_json="--json" in given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from snn2chip.atomic import atomic_file
 from snn2chip.cli.models import file_digest
 from snn2chip.cli.user_code import call
 from snn2chip.errors import S2CError, UsageError
+from snn2chip.evaluate.files import UNREADABLE, Parts, StoredArray, in_memory, open_arrays, unreadable
 from snn2chip.ir.layers import Array
 
 AXES = "NTCHW"
@@ -28,8 +28,10 @@ class Data:
     sha256: str = ""
 
 
-def load_data(spec: str, *, key: str = "x", labels: str = "y", axes: str | None = None) -> Data:
-    """Samples and labels.
+def load_data(
+    spec: str, *, key: str = "x", labels: str = "y", axes: str | None = None, label_file: str | None = None
+) -> Data:
+    """Samples and labels, in memory.
 
     Args:
         spec: ``file.npz`` (arrays ``key`` and ``labels``), ``file.npy``, or ``file.py:function`` that returns x or (x,
@@ -40,14 +42,37 @@ def load_data(spec: str, *, key: str = "x", labels: str = "y", axes: str | None 
     Raises:
         UsageError, S2CError: the data cannot be read; the message says why.
     """
-    place = spec.rpartition(":")[0]
-    if place.endswith(".py") or (place and not Path(spec).exists()):
-        data = _from_function(spec)
-    elif spec.endswith((".npy", ".npz")):
-        data = _from_file(Path(spec), key, labels)
+    x, y = open_data(spec, key=key, labels=labels, axes=axes, label_file=label_file)
+    digest = "" if _names_function(spec) else file_digest(spec)
+    return Data(_numeric(_whole(x, spec), spec), None if y is None else _whole(y, label_file or spec), digest)
+
+
+def open_data(
+    spec: str, *, key: str = "x", labels: str = "y", axes: str | None = None, label_file: str | None = None
+) -> tuple[Any, Any]:
+    """Samples and labels (or None) to be read bit by bit.
+
+    Args:
+        spec: as for :func:`load_data`; also a folder of ``.npy`` or ``.npz`` files, and functions that return a torch
+            ``Dataset``, a ``DataLoader``, or anything else to iterate.
+        label_file: ``.npy`` or ``.npz`` of labels.
+
+    Raises:
+        UsageError, S2CError: the data cannot be read; the message says why.
+    """
+    if _names_function(spec):
+        made = call(spec, "data")
+        x, y = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    elif spec.endswith((".npy", ".npz")) or Path(spec).is_dir():
+        x, y = open_arrays(spec, key, labels)
+        _numeric(x, spec)
     else:
-        raise UsageError(f"{spec!r} is no data", fix="give a .npz or .npy file, or file.py:function")
-    return data if axes is None else Data(_ordered(data.x, axes), data.y, data.sha256)
+        raise UsageError(f"{spec!r} is no data", fix="give a .npz or .npy file, a folder of them, or file.py:function")
+    if label_file is not None:
+        y, _ = open_arrays(label_file, labels)
+    if axes is not None:
+        x = _ordered(_numeric(_whole(x, spec), spec), axes)
+    return x, y
 
 
 def load_arrays(path: str | Path) -> dict[str, Array]:
@@ -66,12 +91,8 @@ def load_arrays(path: str | Path) -> dict[str, Array]:
             return {"x": loaded}
         with loaded:
             return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "allow_pickle" in why:
-            why = "it holds Python objects, which would execute code"
-        fix = "save plain numeric arrays with numpy.savez"
-        raise S2CError("the data cannot be read", where=str(path), why=why, fix=fix) from None
+    except UNREADABLE as error:
+        raise unreadable(file, error) from None
 
 
 def save_arrays(path: str | Path, arrays: Mapping[str, Array]) -> None:
@@ -80,31 +101,20 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Array]) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def _from_file(path: Path, key: str, labels: str) -> Data:
-    arrays = load_arrays(path)
-    if key not in arrays:
-        if len(arrays) > 1:
-            fix = f"it holds {', '.join(arrays)}; name one with --data-key"
-            raise S2CError(f"there is no array {key!r}", where=str(path), fix=fix)
-        key = next(iter(arrays), "")
-        if not key:
-            raise S2CError("the file holds no array", where=str(path))
-    return Data(_numeric(arrays[key], str(path)), arrays.get(labels), file_digest(path))
+def _names_function(spec: str) -> bool:
+    place = spec.rpartition(":")[0]
+    return place.endswith(".py") or (bool(place) and not Path(spec).exists())
 
 
-def _from_function(spec: str) -> Data:
-    made = call(spec, "data")
-    x, y = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    return Data(_numeric(_array(x), spec), None if y is None else _array(y))
+def _whole(array: Any, where: str) -> Array:
+    try:
+        return in_memory(array[:] if isinstance(array, StoredArray | Parts) else array)
+    except UNREADABLE as error:
+        raise unreadable(Path(where), error) from None
 
 
-def _array(value: Any) -> Array:
-    detach = getattr(value, "detach", None)
-    return np.asarray(detach().cpu().numpy() if detach is not None else value)
-
-
-def _numeric(array: Array, where: str) -> Array:
-    if array.dtype.kind not in "biuf" or array.ndim < 1:
+def _numeric(array: Any, where: str) -> Any:
+    if array.dtype.kind not in "biuf" or not array.shape:
         kind = f"shape {array.shape} and type {array.dtype}"
         raise S2CError("the data is no array of numbers", where=where, why=f"it has {kind}", fix="give x as [N, ...]")
     return array

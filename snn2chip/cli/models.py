@@ -45,8 +45,12 @@ def load_model(spec: str, weights: str | None) -> tuple[Any, dict[str, Any]]:
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    """SHA-256 of a file, or of the names and contents of a folder's files."""
+    place = Path(path)
+    if not place.is_dir():
+        return hashlib.sha256(place.read_bytes()).hexdigest()
+    files = {file.name: file_digest(file) for file in sorted(place.iterdir()) if file.is_file()}
+    return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
 def _taken_apart(made: Any, spec: str) -> tuple[Any, dict[str, Any]]:

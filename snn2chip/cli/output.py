@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from snn2chip.evaluate.progress import Progress as EvaluationProgress
+
 Tell = Callable[[str, int, "int | None"], None]
+
+# Seconds between two lines of progress where stderr is no terminal: a log stays short, and a run shows that it lives.
+_LINE_EVERY = 30.0
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result (or the error) as JSON.")
 
@@ -59,3 +65,44 @@ def progress(quiet: bool = False) -> Iterator[Tell]:
             bars.update(tasks[stage], completed=done)
 
         yield tell
+
+
+@contextmanager
+def evaluation_progress(quiet: bool = False) -> Iterator[Callable[[EvaluationProgress], None]]:
+    """A function that draws a bar with throughput and time left; lines now and then where stderr is no terminal."""
+    console = Console(stderr=True)
+    if quiet:
+        yield lambda progress: None
+        return
+    if not console.is_terminal:
+        told = time.monotonic()
+
+        def line(progress: EvaluationProgress) -> None:
+            nonlocal told
+            if time.monotonic() - told >= _LINE_EVERY:
+                told = time.monotonic()
+                total = "" if progress.total is None else f" of {progress.total:,}"
+                click.echo(f"{progress.done:,}{total} samples, {_pace(progress)}", err=True)
+
+        yield line
+        return
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda progress: bars.update(
+            task, completed=progress.done, total=progress.total, description=_pace(progress)
+        )
+
+
+def _pace(progress: EvaluationProgress) -> str:
+    if progress.throughput is None:
+        return "nothing simulated yet"
+    left = progress.remaining
+    duration = "" if left is None else f", {int(left // 3600)}:{int(left // 60 % 60):02}:{int(left % 60):02} left"
+    return f"{progress.throughput:,.0f} samples/s{duration}"

@@ -16,7 +16,9 @@ from snn2chip.ir.program import Program
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def _together(*options: Decorator) -> Decorator:
+def together(*options: Decorator) -> Decorator:
+    """Several options as one decorator."""
+
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):
             function = option(function)
@@ -25,21 +27,21 @@ def _together(*options: Decorator) -> Decorator:
     return decorate
 
 
-data_options = _together(
+data_options = together(
     click.option("--data", required=True, metavar="DATA", help="Samples: .npz (x, y), .npy or file.py:function."),
     click.option("--data-key", default="x", show_default=True, help="Name of the samples in an .npz."),
     click.option("--label-key", default="y", show_default=True, help="Name of the labels in an .npz."),
     click.option("--axes", metavar="LETTERS", help="The data's axes as letters of NTCHW, e.g. WHCT; N may be missing."),
 )
 
-clock_options = _together(
+clock_options = together(
     click.option("--clock", type=click.Choice(["sample", "machine"]), default="sample", show_default=True),
     click.option("--reset-interval", type=click.IntRange(1), metavar="STEPS", help="Machine steps between resets."),
     click.option("--reset-phase", type=int, default=0, show_default=True, metavar="STEPS", help="First reset."),
     click.option("--registers", metavar="NAME", help="Register convention of the target, e.g. silicon."),
 )
 
-recording_options = _together(
+recording_options = together(
     click.option(
         "--layout",
         type=click.Choice(["program", "lava"]),

@@ -1,25 +1,44 @@
-"""``snn2chip simulate``: run a compiled network exactly."""
+"""``snn2chip simulate``: run a compiled network exactly, on a few samples or on a whole test set."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
-from snn2chip.cli.arrays import load_data, save_arrays
-from snn2chip.cli.output import json_option, print_json, print_table, progress
+from snn2chip.cli.arrays import load_data, open_data, save_arrays
+from snn2chip.cli.output import evaluation_progress, json_option, print_json, print_table, progress
 from snn2chip.cli.programs import (
     clock_options,
     data_options,
     load_program,
     recording_options,
     renamed_recording,
+    together,
 )
-from snn2chip.errors import EXIT_FAILURE, S2CError, UsageError
+from snn2chip.errors import EXIT_FAILURE, UsageError
+from snn2chip.ir.program import Program
 from snn2chip.report.units import count, number, percent
+
+if TYPE_CHECKING:
+    from snn2chip.evaluate import Evaluation, Extent, Progress
+    from snn2chip.verify import VerifyReport
+
+_scale_options = together(
+    click.option("--labels", metavar="FILE", help="Class indices (.npy), where --data holds none."),
+    click.option("--run-folder", metavar="DIR", help="Keep every finished shard; the same command continues there."),
+    click.option("--shard-size", type=click.IntRange(1), metavar="N", help="Samples of a shard; chosen if left out."),
+    click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes that simulate shards, run by Ray."),
+    click.option(
+        "--ray",
+        is_flag=False,
+        flag_value="auto",
+        metavar="[ADDRESS]",
+        help="Simulate on a Ray cluster: this machine's if no address is given.",
+    ),
+)
 
 
 @click.command("simulate", short_help="Run a network on data, integer for integer.")
@@ -29,6 +48,7 @@ from snn2chip.report.units import count, number, percent
     "--record", metavar="NAMES", default="", help="What to record, separated by commas: u, v, spikes, a, out."
 )
 @click.option("--output", metavar="FILE", help="Where recordings and outputs go (.npz).")
+@_scale_options
 @clock_options
 @click.option("--compare", metavar="FILE", help="A recording (.npz) that every u, v and spike must equal.")
 @recording_options
@@ -50,47 +70,135 @@ def command(
     axes: str | None,
     record: str,
     output: str | None,
+    labels: str | None,
+    run_folder: str | None,
+    shard_size: int | None,
+    workers: int | None,
+    ray: str | None,
     compare: str | None,
     layout: str,
     rename: tuple[str, ...],
-    batch_size: int,
-    engine: str,
     explain_engine: bool,
     as_json: bool,
-    **clock: Any,
+    **options: Any,
 ) -> int:
     """Run NETWORK (a .nir program, a .net file, or the folder of a compile) on data, integer for integer.
 
     With --compare the exit code is 1 if anything recorded differs.
     """
-    from snn2chip.simulate import simulate
-    from snn2chip.verify import verify
-
     if output is not None and not output.endswith(".npz"):
         raise UsageError(f"--output {output} is no .npz file", fix="name a file that ends in .npz")
     if record and output is None:
         raise UsageError("--record needs a place to put it", fix="give --output recordings.npz")
     program = load_program(network)
-    given = load_data(data, key=data_key, labels=label_key, axes=axes)
+    wanted = tuple(filter(None, record.split(",")))
+    files: dict[str, Any] = {"key": data_key, "labels": label_key, "axes": axes, "label_file": labels}
+    scale = {"run_folder": run_folder, "shard_size": shard_size, "workers": workers, "ray": ray}
     if explain_engine:
-        _explain(program, given.x, tuple(filter(None, record.split(","))), batch_size, clock, as_json)
+        _explain(program, open_data(data, **files), wanted, options, as_json)
         return 0
-    recording = None if compare is None else renamed_recording(compare, rename)
-    with progress(as_json) as tell:
-        tell("simulate", 0, len(given.x))
-        result = simulate(
-            program,
-            given.x,
-            record=tuple(filter(None, record.split(","))),
-            batch_size=batch_size,
-            engine=engine,  # type: ignore[arg-type]
-            progress=lambda n: tell("simulate", n, len(given.x)),
-            **clock,
+    report, extent = None, None
+    if wanted or compare is not None:
+        if given := [name for name, value in scale.items() if value is not None]:
+            option = f"--{given[0].replace('_', '-')}"
+            raise UsageError(
+                f"{option} is for whole test sets",
+                why="what is recorded or compared is held in memory",
+                fix=f"leave out {option}, or --record and --compare",
+            )
+        recording = None if compare is None else renamed_recording(compare, rename)
+        found, report = _recorded(
+            program, load_data(data, **files), wanted, output, recording, layout, options, as_json
         )
-        report = None
+    else:
+        x, y = open_data(data, **files)
+        found, extent = _evaluated(program, x, y, {**scale, **options, "output": output}, as_json)
+    if as_json:
+        print_json(
+            {
+                "network": network,
+                "samples": found.samples,
+                "accuracy": found.accuracy,
+                "totals": found.totals(),
+                "layers": found.as_dict()["counts"],
+                "saturated_inputs": found.saturated_inputs,
+                "output": output,
+                "run": None if extent is None else {**dataclasses.asdict(extent), "peak_memory": extent.memory.total},
+                "compare": None if report is None else report.as_dict(),
+            }
+        )
+    else:
+        _print(found, program)
+        if output is not None:
+            click.echo(f"Written to {Path(output)}")
+        if report is not None:
+            click.echo(f"\n{report}")
+    return EXIT_FAILURE if report is not None and not report.equal else 0
+
+
+def _evaluated(program: Program, x: Any, y: Any, options: dict[str, Any], as_json: bool) -> tuple[Evaluation, Extent]:
+    """A test set of any size, a shard at a time."""
+    from snn2chip.evaluate import evaluate
+
+    extents: list[Extent] = []
+    last: Progress | None = None
+
+    def announce(extent: Extent) -> None:
+        extents.append(extent)
+        if not as_json:
+            click.echo(_announcement(extent), err=True)
+
+    with evaluation_progress(as_json) as tell:
+
+        def progress(told: Progress) -> None:
+            nonlocal last
+            last = told
+            tell(told)
+
+        found = evaluate(program, x, y, announce=announce, progress=progress, **options)
+    if last is not None and last.resumed and not as_json:
+        again = f"; {count(last.damaged)} shards were damaged, and computed again" if last.damaged else ""
+        click.echo(f"{count(last.resumed)} samples were there from an earlier run{again}.", err=True)
+    return found, extents[0]
+
+
+def _announcement(extent: Extent) -> str:
+    samples = "samples" if extent.samples is None else f"{count(extent.samples)} sample{'s' * (extent.samples != 1)}"
+    shards = "" if extent.samples == extent.shard_size else f", {count(extent.shard_size)} to a shard"
+    workers = "" if extent.workers == 1 else f" in {count(extent.workers)} workers"
+    free = "" if extent.available is None else f"; {number(extent.available / 2**20)} MiB are free"
+    return (
+        f"{samples} of {count(extent.steps)} step{'s' * (extent.steps != 1)}{shards}, {extent.engine} engine{workers}: "
+        f"takes at most {number(extent.memory.total / 2**20)} MiB more{free}."
+    )
+
+
+def _recorded(
+    program: Program,
+    data: Any,
+    wanted: tuple[str, ...],
+    output: str | None,
+    recording: Any,
+    layout: str,
+    options: dict[str, Any],
+    as_json: bool,
+) -> tuple[Evaluation, VerifyReport | None]:
+    """A few samples with everything that was asked for, held in memory."""
+    from snn2chip.evaluate import Evaluation
+    from snn2chip.simulate import simulate
+    from snn2chip.verify import verify
+
+    clock = {name: value for name, value in options.items() if name not in ("batch_size", "engine")}
+    report = None
+    with progress(as_json) as tell:
+        tell("simulate", 0, len(data.x))
+        result = simulate(
+            program, data.x, record=wanted, progress=lambda n: tell("simulate", n, len(data.x)), **options
+        )
         if recording is not None:
             tell("compare", 0, None)
-            report = verify(program, given.x, recording, layout=layout, **clock)  # type: ignore[arg-type]
+            report = verify(program, data.x, recording, layout=layout, **clock)  # type: ignore[arg-type]
+    found = Evaluation.of(result, data.y)
     if output is not None:
         arrays = {
             f"{name}.{quantity}": array
@@ -100,49 +208,28 @@ def command(
         }
         integers = {} if result.outputs_int is None else {"outputs_int": result.outputs_int}
         save_arrays(output, {"outputs": result.outputs, **integers, **arrays})
-    accuracy = _accuracy(result.outputs, given.y)
-    if as_json:
-        print_json(
-            {
-                "network": network,
-                "samples": len(given.x),
-                "accuracy": accuracy,
-                "totals": dict(result.totals()),
-                "layers": {
-                    name: {kind: int(array.sum()) for kind, array in vars(counts).items()}
-                    for name, counts in result.counts.items()
-                },
-                "saturated_inputs": result.saturated_inputs,
-                "output": output,
-                "compare": None if report is None else report.as_dict(),
-            }
-        )
-    else:
-        _print(result, accuracy)
-        if output is not None:
-            click.echo(f"Written to {Path(output)}")
-        if report is not None:
-            click.echo(f"\n{report}")
-    return EXIT_FAILURE if report is not None and not report.equal else 0
+    return found, report
 
 
 def _explain(
-    program: Any, x: Any, record: tuple[str, ...], batch_size: int, clock: dict[str, Any], as_json: bool
+    program: Program, data: tuple[Any, Any], record: tuple[str, ...], options: dict[str, Any], as_json: bool
 ) -> None:
-    from snn2chip.simulate.data import as_samples
+    from snn2chip.evaluate.sizing import SHARD_SAMPLES
+    from snn2chip.evaluate.sources import open_source
     from snn2chip.simulate.fast.explain import explain_engine
 
-    if clock["clock"] == "machine":
+    if options["clock"] == "machine":
         raise UsageError("the machine's clock is always the reference engine's", fix="leave out --explain-engine")
-    samples = as_samples(program, x)
-    steps = samples.shape[1] if program.coding == "steps" else program.time_steps
-    found = explain_engine(program, len(samples), steps, wanted=frozenset(record), batch_size=batch_size)
+    source = open_source(program, *data)
+    samples = SHARD_SAMPLES if source.length is None else source.length
+    steps = source.sample_shape[0] if program.coding == "steps" else program.time_steps or 0
+    found = explain_engine(program, samples, steps, wanted=frozenset(record), batch_size=options["batch_size"])
     if as_json:
         print_json(dataclasses.asdict(found))
         return
     if found.rows:
         print_table(("layer", "kind", "kernel", "why", "proved"), [dataclasses.astuple(row) for row in found.rows])
-    click.echo(f"\nTaken for {count(len(samples))} samples of {count(steps)} steps: {found.engine} ({found.why}).")
+    click.echo(f"\nTaken for {count(samples)} samples of {count(steps)} steps: {found.engine} ({found.why}).")
     if found.chunk is not None and found.memory is not None:
         memory = found.memory
         click.echo(
@@ -153,36 +240,17 @@ def _explain(
         click.echo(remark)
 
 
-def _accuracy(outputs: Any, labels: Any) -> float | None:
-    from snn2chip.verify.measure import predictions
-
-    best = predictions(outputs)
-    if labels is None or best is None:
-        return None
-    if labels.shape != best.shape:
-        raise S2CError(
-            f"there are {len(labels) if labels.ndim else 0} labels for {len(best)} samples",
-            where="labels",
-            why=f"their shape is {labels.shape}",
-        )
-    return float(np.mean(best == labels))
-
-
-def _print(result: Any, accuracy: float | None) -> None:
-    samples = len(result.outputs)
+def _print(found: Evaluation, program: Program) -> None:
+    samples = found.samples
     rows = [
-        (
-            name,
-            result.network[name].layer.kind,
-            *(number(float(array.sum()) / samples) for array in vars(counts).values()),
-        )
-        for name, counts in result.counts.items()
-        if any(array.any() for array in vars(counts).values())
+        (name, program[name].layer.kind, *(number(total / samples) for total in dataclasses.astuple(totals)))
+        for name, totals in found.counts.items()
+        if any(dataclasses.astuple(totals))
     ]
     columns = ("layer", "kind", "spikes", "SynOps", "updates", "host MACs")
     print_table(columns, rows, numeric=range(2, 6))
     click.echo(f"\n{count(samples)} sample{'s' * (samples != 1)}; counts are means per sample.")
-    if accuracy is not None:
-        click.echo(f"Accuracy: {percent(accuracy)}")
-    if result.saturated_inputs:
-        click.echo(f"{count(result.saturated_inputs)} input values lay outside the input format and were clipped.")
+    if found.accuracy is not None:
+        click.echo(f"Accuracy: {percent(found.accuracy)}")
+    if found.saturated_inputs:
+        click.echo(f"{count(found.saturated_inputs)} input values lay outside the input format and were clipped.")

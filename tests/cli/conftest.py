@@ -126,6 +126,32 @@ def data():
     return rng.random((40, 6)).astype(np.float32), rng.integers(0, 3, 40)
 
 
+class Recordings(torch.utils.data.Dataset):
+    def __init__(self, bad=-1):
+        self.x, self.y = data()
+        self.bad = bad
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        if index == self.bad:
+            raise ValueError("this recording is damaged")
+        return self.x[index], self.y[index]
+
+
+def dataset():
+    return Recordings()
+
+
+def damaged_dataset():
+    return Recordings(bad=23)
+
+
+def loader():
+    return torch.utils.data.DataLoader(Recordings(), batch_size=7)
+
+
 def no_data():
     return {"a": 1}
 
@@ -142,6 +168,7 @@ def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x, y = rng.random((40, 6)).astype(np.float32), rng.integers(0, 3, 40)
     np.savez(folder / "data.npz", x=x, y=y)
     np.save(folder / "x.npy", x)
+    np.save(folder / "y.npy", y)
     np.savez(folder / "nan.npz", x=np.full_like(x, np.nan))
     np.savez(folder / "wide.npz", x=np.zeros((40, 7), dtype=np.float32))
     np.savez(folder / "two.npz", a=x, b=x)

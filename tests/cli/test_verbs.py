@@ -96,6 +96,46 @@ def test_simulate_writes_what_the_library_computes(run, built: Path) -> None:
     assert told["totals"] == dict(result.totals())
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        ("data.npz",),
+        ("x.npy", "--labels", "y.npy"),
+        ("user.py:data",),
+        ("user.py:dataset",),
+        ("user.py:loader", "--shard-size", "9", "--run-folder", "evaluation"),
+        ("user.py:loader", "--run-folder", "evaluation"),
+        ("data.npz", "--workers", "2"),
+    ],
+)
+def test_simulate_takes_every_kind_of_data(run, built: Path, data: tuple[str, ...]) -> None:
+    if "--workers" in data:
+        pytest.importorskip("ray", reason="workers need ray")
+    told = json.loads(out(run("simulate", "built", "--data", *data, "--json")))
+    with np.load(built.parent / "data.npz") as arrays:
+        result = snn2chip.simulate(snn2chip.load(built / "model.nir"), arrays["x"])
+        assert told["accuracy"] == float((result.outputs.argmax(axis=1) == arrays["y"]).mean())
+    assert told["totals"] == dict(result.totals())
+    assert told["samples"] == 40
+    assert told["run"]["peak_memory"] > 0
+
+
+def test_simulate_states_its_memory_first(run, built: Path) -> None:
+    result = run("simulate", "built", "--data", "data.npz", "--shard-size", "15")
+    assert result.stderr.startswith("40 samples of 4 steps, 15 to a shard, reference engine: takes at most ")
+    assert "MiB are free." in result.stderr
+    assert "40 samples; counts are means per sample." in result.stdout
+
+
+def test_simulate_continues_a_run(run, built: Path, tmp_path: Path) -> None:
+    arguments = ("simulate", "built", "--data", "data.npz", "--run-folder", str(tmp_path / "run"), "--shard-size", "15")
+    first = run(*arguments)
+    (tmp_path / "run/shards/0000/000001.shard").write_bytes(b"")
+    again = run(*arguments)
+    assert out(again) == out(first)
+    assert "25 samples were there from an earlier run; 1 shards were damaged, and computed again." in again.stderr
+
+
 def test_simulate_compares_with_a_recording(run, built: Path) -> None:
     out(run("simulate", "built", "--data", "data.npz", "--record", "v,spikes", "--output", "same.npz"))
     assert "all" in out(run("simulate", "built", "--data", "data.npz", "--compare", "same.npz"))

@@ -469,6 +469,20 @@ class Looped(nn.Module):
         return torch.stack(out)
 
 
+class Preallocated(Looped):
+    """The same, written into a tensor of the input's shape: of a longer input it would not look at the rest."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mem = syn = torch.zeros_like(x[0])
+        out = torch.zeros_like(x)
+        for t in range(self.steps):
+            syn = 0.4 * syn + x[t]
+            mem = 0.6 * mem + syn if t else syn
+            out[t] = fire(mem - 1.0)
+            mem = mem.clone() * (1 - out[t].detach())
+        return out
+
+
 class ReadOut(Neuron):
     """A leaky integrator behind a current."""
 

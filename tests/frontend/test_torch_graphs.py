@@ -238,6 +238,21 @@ def test_time_on_the_last_axis_written_in_place() -> None:
     equal(graph, y.transpose(0, 1), net(y.permute(1, 2, 3, 4, 0).contiguous()))
 
 
+class Broadcast(LastAxisNet):
+    """An image is repeated by broadcasting it against T zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, _ = torch.broadcast_tensors(x.unsqueeze(-1), torch.zeros(T))
+        return super().forward(x)
+
+
+def test_an_image_is_broadcast_over_time() -> None:
+    net = lively(Broadcast())
+    graph = trace(net, images(0))
+    assert graph.coding == "direct"
+    equal(graph, images(1), net(images(1)))
+
+
 class ConvLIF(nn.Module):
     """Layer and neuron in one module, state kept in it; the tracer drives it."""
 

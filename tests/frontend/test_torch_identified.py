@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from research_neurons import INTEGRATORS, RECOGNISED, REFUSED, Looped, StrictSpike
+from research_neurons import INTEGRATORS, RECOGNISED, REFUSED, Looped, Preallocated, StrictSpike
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch import trace
 from snn2chip.ir.graph import Graph
@@ -101,8 +101,9 @@ def test_read_outs_with_a_current_are_identified(style: str) -> None:
         np.testing.assert_allclose(simulate(graph, x.transpose(0, 1)).outputs, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_loop_over_one_number_of_steps_is_asked_within_it() -> None:
-    net = net_of(Looped(STEPS), Looped(STEPS))
+@pytest.mark.parametrize("kind", [Looped, Preallocated])
+def test_a_loop_over_one_number_of_steps_is_asked_within_it(kind: type[Looped]) -> None:
+    net = net_of(kind(STEPS), kind(STEPS))
     graph = traced(net, lambda net, x: net(x).mean(0))
     expected = LIF(np.asarray(1.0), np.asarray(0.6), current_decay=np.asarray(0.4), fire=">")
     assert [n.layer.model for n in graph.neurons] == [expected, expected]

@@ -149,6 +149,11 @@ def _move(context: Context, call: Call) -> list[Value]:
     return [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
 
 
+def _broadcast_tensors(context: Context, call: Call) -> list[Value]:
+    shape = call.values[0].shape
+    return [context.value(ref, call).expand(shape) if context.traced(ref) else None for ref in call.args]
+
+
 def _linear(context: Context, call: Call) -> list[Value]:
     a = arguments(call, "input", "weight", "bias", bias=None)
     weight = parameter(context, call, a["weight"], "a weight")
@@ -219,6 +224,7 @@ def _addmm(context: Context, call: Call) -> list[Value]:
 
 
 _RULES: dict[str, Rule] = {
+    "broadcast_tensors": _broadcast_tensors,
     "linear": _linear,
     "batch_norm": _batch_norm,
     "matmul": _matmul,

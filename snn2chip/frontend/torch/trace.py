@@ -233,10 +233,18 @@ class Job:
 
     def _with_doubts(self, error: S2CError) -> S2CError:
         """Add what is known of modules that looked like neurons but are none that is known."""
-        doubts = [f"{path}: {reason}" for path, reason in self.survey.doubts.items() if path and path in str(error)]
+        places = [f"{word}." for word in error.where.split()]
+        doubts = [
+            f"it looked like a neuron, but {path}: {reason}"
+            for path, reason in self.survey.doubts.items()
+            if any(place.startswith(f"{path}.") for place in places)
+        ]
         if doubts:
-            error.why = "; ".join(filter(None, [error.why, *(f"it looked like a neuron, but {d}" for d in doubts)]))
-            error.fix = error.fix or "register it: snn2chip.frontend.torch.register_neuron(YourNeuron, to_lif)"
+            register = "register it: snn2chip.frontend.torch.register_neuron(YourNeuron, to_lif)"
+            error.why = "; ".join(filter(None, [error.why, *doubts]))
+            error.fix = (
+                error.fix if "register_neuron" in error.fix else "; or ".join(filter(None, [error.fix, register]))
+            )
         return error
 
     def _call(self, layout: Layout | None) -> Run:

@@ -338,7 +338,8 @@ class Currents(nn.Module):
             if self.late:
                 drive = h[:, t] + torch.einsum("ab,bc->ac", (spike, self.back)) if self.recurrent else h[:, t]
                 spike = Masked.apply(mem - 1.0)
-                mem, current = (0.9 * mem + current) * (1 - spike), 0.8 * current + drive
+                after = 0.8 * current + drive
+                mem, current = (0.9 * mem + current) * (1 - spike), after
             else:
                 current = current * 0.8 + h[:, t]
                 mem = mem * 0.75 * (1.0 - spike) + current

@@ -180,6 +180,7 @@ class _Rolled:
 
     def __init__(self, recording: Recording, steps: int) -> None:
         self.calls, self.output, self.steps = _used(recording), recording.output, steps
+        self.starts = 0
         by_site: dict[_Site, list[Call]] = {}
         for call in self.calls:
             if call.kind != "input" and call.site:
@@ -322,7 +323,9 @@ class _Rolled:
         if not isinstance(leaf, Ref) or leaf.call.depends_on_data:
             return leaf if isinstance(leaf, Ref) else None
         made = Call("const", "const", None, (), {}, [leaf.call.values[leaf.out]], leaf.call.module, leaf.call.source)
-        self.calls.insert(self.calls.index(call), made)
+        # In front of every step, and in their order: the neuron is called where its input is there.
+        self.starts += 1
+        self.calls.insert(self.starts, made)
         leaves[place_of] = Ref(made)
         call.args, call.kwargs = pytree.tree_unflatten(leaves, structure)
         return Ref(made)

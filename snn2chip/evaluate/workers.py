@@ -79,8 +79,10 @@ def _require_answer(address: str) -> None:
 
 
 def _unreachable(address: str, why: str) -> S2CError:
-    fix = "start a cluster with `ray start --head`, or use workers of this machine"
-    return S2CError("there is no Ray cluster", where=address, why=why, fix=fix)
+    fix = (
+        "start a cluster with `ray start --head`, or use workers of this machine; one with a token needs RAY_AUTH_TOKEN"
+    )
+    return S2CError("there is no Ray cluster that answers", where=address, why=why, fix=fix)
 
 
 def _start(address: str | None, workers: int | None, store_bytes: int, scratch: str) -> None:

@@ -142,7 +142,7 @@ def test_clusters_that_are_not_there(whole: Whole, monkeypatch: pytest.MonkeyPat
         unused.bind(("127.0.0.1", 0))
         nobody = f"127.0.0.1:{unused.getsockname()[1]}"
         for address in (nobody, f"ray://{nobody}"):
-            with pytest.raises(S2CError, match="there is no Ray cluster") as refused:
+            with pytest.raises(S2CError, match="there is no Ray cluster that answers") as refused:
                 evaluate(whole.program, whole.x, ray=address)
             assert refused.value.where == address
         monkeypatch.setenv("RAY_ADDRESS", nobody)

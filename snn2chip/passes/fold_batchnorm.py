@@ -9,13 +9,15 @@ from typing import ClassVar
 import numpy as np
 
 from snn2chip.ir.graph import Graph, Node
-from snn2chip.ir.layers import Array, BatchNorm, Conv, Conv1d, Conv2d, Layer, Linear, Shape
+from snn2chip.ir.layers import Array, BatchNorm, Conv, Conv1d, Conv2d, Layer, Linear, Permute, Shape
 from snn2chip.passes.base import Pass, only_reader, only_source, rewired, with_layer
 
 
 @dataclass(frozen=True, eq=False)
 class FoldBatchNorm(Pass):
     """BN(Wx + b) = (fW)x + (fb + o), and W(BN(x)) = (Wf)x + (b + Wo) where no zero padding sees o.
+
+    Tokens that are transposed for the batch norm, linear(x).transpose(−1, −2), are still the linear layer's features.
 
     A batch norm with no such neighbour becomes what it is: one synapse per channel, weight f and bias o.
     """
@@ -36,10 +38,11 @@ def _fold_one(graph: Graph, node: Node, shape: Shape) -> tuple[Graph, list[str]]
     layer = node.layer
     assert isinstance(layer, BatchNorm)
     factor, offset = layer.affine()
-    before, after = only_source(graph, node), only_reader(graph, node.name)
-    if before is not None and isinstance(before.layer, Linear | Conv) and _features_first(before.layer, shape):
+    before, after = _maps_features(graph, node), only_reader(graph, node.name)
+    if before is not None:
+        assert isinstance(before.layer, Linear | Conv)
         folded = with_layer(before, scaled_output(before.layer, factor, offset))
-        return rewired(graph, {before.name: folded, node.name: None}, {node.name: before.name}), [
+        return rewired(graph, {before.name: folded, node.name: None}, {node.name: node.inputs[0].source}), [
             before.name,
             node.name,
         ]
@@ -55,9 +58,15 @@ def _fold_one(graph: Graph, node: Node, shape: Shape) -> tuple[Graph, list[str]]
     ]
 
 
-def _features_first(layer: Layer, shape: Shape) -> bool:
-    """Whether the layer's output features are the axis the batch norm works on."""
-    return isinstance(layer, Conv) or len(shape) == 1
+def _maps_features(graph: Graph, node: Node) -> Node | None:
+    """The layer before, where its output features are the batch norm's channels, whatever was transposed between."""
+    before, axis = only_source(graph, node), 0
+    while before is not None and isinstance(view := before.layer, Permute):
+        before, axis = only_source(graph, before), view.dims[axis]
+    if before is None or not isinstance(before.layer, Linear | Conv):
+        return None
+    features = 0 if isinstance(before.layer, Conv) else len(graph.shapes()[before.name]) - 1
+    return before if axis == features else None
 
 
 def scaled_output(layer: Linear | Conv, factor: Array, offset: Array) -> Linear | Conv:

@@ -18,11 +18,13 @@ from snn2chip.ir.layers import (
     Add,
     AvgPool,
     BatchNorm,
+    Conv1d,
     Conv2d,
     Flatten,
     Linear,
     MaxPool,
     Neuron,
+    Permute,
     Reshape,
     Scale,
     SumPool,
@@ -73,6 +75,27 @@ def test_batch_norm_folds_into_the_layer_before_it(seed: int, bias: bool, side: 
     after = proved(before, "fold_batchnorm", spikes(rng, 8, 5, *shape))
     assert "BatchNorm" not in kinds(after)
     assert len(after.nodes) == len(before.nodes) - 1
+
+
+def test_batch_norm_folds_into_a_linear_layer_whose_tokens_were_transposed() -> None:
+    """bn(linear(x).transpose(1, 0)): the channels of the batch norm are the features of the linear layer."""
+    rng = np.random.default_rng(12)
+
+    def tokens(dims: tuple[int, ...], channels: int) -> Graph:
+        return graph(
+            (4, 6),
+            node("fc", Linear(weights(rng, 4, 6, gain=3)), "x"),
+            node("transpose", Permute(dims), "fc"),
+            node("bn", batch_norm(rng, channels), "transpose"),
+            node("back", Permute((1, 0)), "bn"),
+            node("lif", population(FIRES), "back"),
+        )
+
+    after = proved(tokens((1, 0), 4), "fold_batchnorm", spikes(rng, 8, 5, 4, 6))
+    assert "bn" not in after.nodes
+    assert after["fc"].layer.bias is not None
+    after = proved(tokens((0, 1), 4), "fold_batchnorm", spikes(rng, 8, 5, 4, 6))
+    assert isinstance(after["bn"].layer, Conv1d), "one factor per token is none per feature"
 
 
 def test_batch_norm_folds_into_the_layer_after_it_where_no_padding_sees_it() -> None:

@@ -346,3 +346,43 @@ def test_a_registered_neuron_is_taken_at_its_word_and_checked() -> None:
     with pytest.raises(Exception, match="does not do what ConvNet does") as caught:
         trace(net, images(0), time_steps=T)
     assert "layer lif1" in caught.value.where
+
+
+@torch.jit.script
+def scripted_charge(x: Tensor, v: Tensor, tau: float) -> Tensor:
+    return v + (x - v) / tau
+
+
+@torch.jit.script
+def scripted_step(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    v = scripted_charge(x, v, 1.6)
+    spike = (v >= 0.5).to(x)
+    return spike, (1.0 - spike) * v
+
+
+class Scripted(nn.Module):
+    """Functions compiled by TorchScript in a time loop, as code that saves memory has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(12, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v1, v2, out = torch.zeros(len(x), 16), torch.zeros(len(x), 5), torch.zeros(len(x), 5)
+        for _ in range(T):
+            spike, v1 = scripted_step(self.fc1(x), v1)
+            v2 = scripted_charge(self.fc2(spike), v2, 2.0)
+            out = v2
+        return out
+
+
+def test_functions_compiled_by_torchscript_are_seen_through() -> None:
+    net = lively(Scripted())
+    x = torch.rand(4, 12, generator=torch.Generator().manual_seed(0))
+    call = torch._C.ScriptFunction.__call__
+    graph = trace(net, x)
+    assert torch._C.ScriptFunction.__call__ is call, "put back"
+    assert [n.layer.model.kind for n in graph.neurons] == ["LIF", "LI"]
+    for seed in (1, 2):
+        x = torch.rand(4, 12, generator=torch.Generator().manual_seed(seed))
+        np.testing.assert_allclose(simulate(graph, x).outputs, net(x).detach(), rtol=1e-5, atol=1e-5)

@@ -121,7 +121,7 @@ def record(model: nn.Module, run: Callable[[nn.Module, Any], Any], x: Tensor, ne
     """
     recorder = _Recorder(model, neurons)
     entry = recorder.enter(x)
-    with torch.no_grad(), calls_through(recorder.call_module), recorder:
+    with torch.no_grad(), calls_through(recorder.call_module), _scripts_as_python(), recorder:
         try:
             output = run(model, entry)
         except S2CError as error:
@@ -144,6 +144,23 @@ def calls_through(handler: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         nn.Module.__call__ = original  # type: ignore[method-assign]
+
+
+@contextmanager
+def _scripts_as_python() -> Iterator[None]:
+    """Run ``torch.jit.script`` functions as the Python code they were made of: compiled, they hide what they do."""
+    compiled: Any = torch._C.ScriptFunction
+    original = compiled.__call__
+
+    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+        python = getattr(function, "_torchdynamo_inline", None)
+        return original(function, *args, **kwargs) if python is None else python(*args, **kwargs)
+
+    compiled.__call__ = call
+    try:
+        yield
+    finally:
+        compiled.__call__ = original
 
 
 class _Recorder(TorchFunctionMode):

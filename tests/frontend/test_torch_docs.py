@@ -13,13 +13,18 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @pytest.mark.parametrize(
     ("name", "libraries", "least"),
-    [("bring-your-model.md", ("snntorch", "spikingjelly", "norse", "sinabs", "lava.lib.dl"), 7), ("zoo.md", (), 3)],
+    [
+        ("bring-your-model.md", ("snntorch", "spikingjelly", "norse", "sinabs", "lava.lib.dl"), 7),
+        ("zoo.md", (), 3),
+        ("identify-neurons.md", (), 5),
+    ],
 )
 def test_the_page_runs(name: str, libraries: tuple[str, ...], least: int, capsys: pytest.CaptureFixture[str]) -> None:
     for library in libraries:
         pytest.importorskip(library)
     page = DOCS / name
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    text = page.read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) >= least
     namespace: dict[str, object] = {}
     with warnings.catch_warnings():
@@ -30,3 +35,5 @@ def test_the_page_runs(name: str, libraries: tuple[str, ...], least: int, capsys
     shown = capsys.readouterr().out
     for promised in re.findall(r"print\(.*?#\s*(.+)", "\n".join(blocks)):
         assert promised in shown
+    for printed in re.findall(r"```text\n(.*?)```", text, re.DOTALL):
+        assert printed in shown

@@ -121,7 +121,7 @@ def test_what_is_no_neuron_of_a_graph_is_refused_with_what_was_found(style: str)
     with pytest.raises(S2CError) as caught:
         trace(net, inputs(0), run=run)
     assert words in str(caught.value)
-    assert "register_neuron" in str(caught.value) or style == "parallel"
+    assert "register_neuron" in str(caught.value)
 
 
 def test_membranes_and_currents_handed_on_by_the_model() -> None:
@@ -152,3 +152,74 @@ def test_membranes_and_currents_handed_on_by_the_model() -> None:
     assert graph["lif1"].layer.model.describe() == "current decay 0.7, decay 0.8, gain 0.5, v > 1, soft reset"
     x = inputs(1)
     np.testing.assert_array_equal(simulate(graph, x.transpose(0, 1)).outputs, net(x).detach())
+
+
+# ------------------------------------------------------------------ no neuron module at all
+
+
+class Tutorial(nn.Module):
+    """The tutorials' two loops, [N, T, ...]: all steps of a layer, then all steps of the read-out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(0)
+        self.w1 = nn.Parameter(torch.randn(12, 20, generator=g) * 0.8)
+        self.w2 = nn.Parameter(torch.randn(20, 5, generator=g) * 0.4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, steps = x.shape[:2]
+        h1 = torch.einsum("abc,cd->abd", (x, self.w1))
+        syn = mem = torch.zeros(n, 20)
+        spikes = []
+        for t in range(steps):
+            out = StrictSpike.apply(mem - 1.0)
+            reset = out.detach()
+            new_syn = 0.8 * syn + h1[:, t]
+            new_mem = (0.9 * mem + syn) * (1.0 - reset)
+            spikes.append(out)
+            mem, syn = new_mem, new_syn
+        h2 = torch.einsum("abc,cd->abd", (torch.stack(spikes, dim=1), self.w2))
+        flt = out = torch.zeros(n, 5)
+        record = []
+        for t in range(steps):
+            new_flt = 0.8 * flt + h2[:, t]
+            new_out = 0.9 * out + flt
+            flt, out = new_flt, new_out
+            record.append(out)
+        return torch.stack(record, dim=1).amax(1)
+
+
+class Adaptive(nn.Module):
+    """Adaptive neurons with a current and a read-out with one, all in the model's own loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(12, 20), nn.Linear(20, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        syn = mem = b = spk = torch.zeros(len(x), 20)
+        current = out = torch.zeros(len(x), 5)
+        for t in range(x.shape[1]):
+            syn = 0.7 * syn + self.fc1(x[:, t])
+            b = 0.9 * b + (1 - 0.9) * spk
+            level = 0.6 + 1.5 * b
+            mem = 0.8 * mem + syn - level * spk
+            spk = StrictSpike.apply(mem - level)
+            current = 0.7 * current + self.fc2(spk)
+            out = 0.9 * out + 0.1 * current
+        return out
+
+
+@pytest.mark.parametrize(
+    ("make", "kinds"), [(Tutorial, ["CubaLIF", "CubaLI"]), (Adaptive, ["ALIF", "CubaLI"])], ids=["tutorial", "adaptive"]
+)
+def test_currents_in_plain_code_belong_to_their_neuron(make: type[nn.Module], kinds: list[str]) -> None:
+    net = lively(make())
+    graph = trace(net, inputs(0).transpose(0, 1))
+    assert [n.layer.model.kind for n in graph.neurons] == kinds
+    assert all(n.layer.model.current_decay is not None for n in graph.neurons)
+    for seed in (1, 2):
+        x = inputs(seed).transpose(0, 1)
+        result = simulate(graph, x, record=("spikes",))
+        assert 0.02 < result[graph.neurons[0].name].spikes.mean() < 0.98
+        np.testing.assert_allclose(result.outputs, net(x).detach(), rtol=1e-5, atol=1e-5)

@@ -203,12 +203,14 @@ class _Rolled:
             last = calls[-1]
             if last is None or last.name not in COMPARISONS or not last.depends_on_data or site in done:
                 continue
-            sites = self._membrane(site, cycles)
+            sites = self._with_currents(self._membrane(site, cycles), cycles)
             done |= sites
             found.append(self._region(sites, True))
-        for cycle in dict.fromkeys(cycles.values()):
-            if not cycle & done and self._leaks(cycle):
-                found.append(self._region(set(cycle), False))
+        leaking = [c for c in dict.fromkeys(cycles.values()) if not c & done and self._leaks(c)]
+        grown = {cycle: self._with_currents(set(cycle), cycles) for cycle in leaking}
+        for cycle, sites in grown.items():
+            if not any(cycle <= other for driven, other in grown.items() if driven is not cycle):
+                found.append(self._region(sites, False))
         return sorted(found, key=lambda region: self.calls.index(region.runs[-1][0]))
 
     def _leaks(self, cycle: frozenset[_Site]) -> bool:
@@ -246,6 +248,27 @@ class _Rolled:
             if id(reader) in self.site and _gives_number(reader):
                 sites.add(self.site[id(reader)])
         return sites
+
+    def _with_currents(self, sites: set[_Site], cycles: Mapping[_Site, frozenset[_Site]]) -> set[_Site]:
+        """These and the synaptic currents that drive them: integrators that nothing else reads."""
+        while True:
+            for before in {s for site in sites for s in self._reads(site)} - sites:
+                current = cycles.get(before) or frozenset(s for b in self._reads(before) for s in cycles.get(b, ()))
+                group = {before, *current} - sites
+                if current and not current & sites and self._private(group, sites):
+                    sites = sites | group
+                    break
+            else:
+                return sites
+
+    def _private(self, group: set[_Site], sites: set[_Site]) -> bool:
+        """Whether a group of elementwise operations is read by itself and these sites only."""
+        calls = [c for site in group for c in self.runs[site] if c is not None]
+        alone = all(c.kind == "op" and not computes_across(c) and c.name not in COMPARISONS for c in calls)
+        readers = [r for c in calls for r in self.readers.get(id(c), [])]
+        given = {id(ref.call) for ref in _refs(self.output)}
+        inside = all(self.site.get(id(r)) in group | sites for r in readers)
+        return alone and inside and not any(id(c) in given for c in calls)
 
     def _region(self, sites: set[_Site], compares: bool) -> _Region:
         runs = [

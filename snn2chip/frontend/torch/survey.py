@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.utils._pytree as pytree
@@ -30,6 +30,13 @@ _LAYERS: tuple[type[nn.Module], ...] = (
 )
 
 
+class Doubt(NamedTuple):
+    """What was found of a module that is no neuron that is known; ``spiking``: it gives two values or three."""
+
+    reason: str
+    spiking: bool
+
+
 @dataclass
 class Survey:
     """What the first run showed.
@@ -46,7 +53,7 @@ class Survey:
     calls: dict[str, int] = field(default_factory=dict)
     loops: dict[str, int] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
-    doubts: dict[str, str] = field(default_factory=dict)
+    doubts: dict[str, Doubt] = field(default_factory=dict)
 
     @property
     def steps(self) -> list[int]:
@@ -126,7 +133,8 @@ def _judged(seen: Mapping[str, _Seen]) -> Survey:
                 cell = identify(probe) if entry.spiking else identify_integrator(probe)
             except S2CError as error:
                 graded = "" if entry.spiking else "its output is no spike, and "
-                found.doubts[path] = f"{graded}{error.what}{': ' + error.why if error.why else ''}"
+                reason = f"{graded}{error.what}{': ' + error.why if error.why else ''}"
+                found.doubts[path] = Doubt(reason, entry.spiking)
                 continue
         found.cells[path] = cell
         if cell.time_axis is None:

@@ -232,19 +232,21 @@ class Job:
             return made(recurrent)
 
     def _with_doubts(self, error: S2CError) -> S2CError:
-        """Add what is known of modules that looked like neurons but are none that is known."""
+        """The error; or, where it is about the code of a module that fires, why that is no neuron that is known."""
         places = [f"{word}." for word in error.where.split()]
-        doubts = [
-            f"it looked like a neuron, but {path}: {reason}"
-            for path, reason in self.survey.doubts.items()
-            if any(place.startswith(f"{path}.") for place in places)
-        ]
-        if doubts:
-            register = "register it: snn2chip.frontend.torch.register_neuron(YourNeuron, to_lif)"
-            error.why = "; ".join(filter(None, [error.why, *doubts]))
-            error.fix = (
-                error.fix if "register_neuron" in error.fix else "; or ".join(filter(None, [error.fix, register]))
-            )
+        for path, doubt in self.survey.doubts.items():
+            if not any(place.startswith(f"{path}.") for place in places):
+                continue
+            if doubt.spiking:
+                name = type(self.model.get_submodule(path)).__name__
+                return S2CError(
+                    f"{name} is no neuron that is known",
+                    where=path,
+                    why=doubt.reason,
+                    fix="if it is one of snn2chip.neurons after all, one line above the class says so: "
+                    "@register_neuron(lambda m: LIF(m.threshold, m.decay)); see docs/identify-neurons.md",
+                )
+            error.why = "; ".join(filter(None, [error.why, f"of {path} was found: {doubt.reason}"]))
         return error
 
     def _call(self, layout: Layout | None) -> Run:
@@ -333,7 +335,7 @@ class Job:
 
     def _steps(self) -> int:
         if not self.survey.cells and not self.survey.lines:
-            detail = "; ".join(f"{path}: {reason}" for path, reason in self.survey.doubts.items())
+            detail = "; ".join(f"{path}: {doubt.reason}" for path, doubt in self.survey.doubts.items())
             raise S2CError(
                 "no spiking neuron was found",
                 where=type(self.model).__name__,

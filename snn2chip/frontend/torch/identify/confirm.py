@@ -49,7 +49,8 @@ def matched(
         return None
     exact = all(agrees(model, t.xs, t.outputs, None) for t in (*trials, *ends))
     found = best
-    for input_delay in range(probe.late + 1):
+    # Spikes are as cheap to delay behind a population as before it; the membrane of an integrator is not.
+    for input_delay in range(probe.late if model.integrates_only else 0, probe.late + 1):
         ports = _ports(model, trials, input_delay)
         if ports is None:
             continue

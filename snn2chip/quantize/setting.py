@@ -40,7 +40,7 @@ class Setting:
         groups: the populations with their synapses.
         on_host: the synapses that the host computes.
         input_format: how the data becomes integers.
-        spans: range of every node's integers.
+        span_of: the range of a node's integers.
         worth: what one unit of a node's output is worth in the float network, where that is known beforehand.
     """
 
@@ -62,7 +62,7 @@ class Setting:
         self.groups = groups(graph)
         self.on_host = self._host_prefix()
         self.input_format = self._input_format()
-        self.spans = ranges(graph, self.input_format.range)
+        self.span_of = ranges(graph, self.input_format.range)
         self.worth: dict[str, float] = {}
         for node in graph:
             self._value_of(node)
@@ -138,7 +138,7 @@ class Setting:
             worth = self.worth[edge.source]
             scaled = dataclasses.replace(layer, weight=layer.weight.astype(np.float64) * worth, bias=None)
             inputs = None if synapse in group.recurrent else self._integers(edge)
-            branches.append(Branch(synapse.name, scaled, inputs, self.spans[edge.source]))
+            branches.append(Branch(synapse.name, scaled, inputs, self.span_of(edge.source)))
         target = recorded.v if model.integrates_only else recorded.spikes
         assert recorded.a is not None
         assert target is not None

@@ -54,8 +54,8 @@ from snn2chip.simulate.fast import compiled, linear
 from snn2chip.simulate.fast import plan as planning
 from snn2chip.simulate.fast.explain import explain_engine, peak_memory
 from snn2chip.simulate.fast.population import Inflow, Layout, Population
-from snn2chip.simulate.fast.ranges import Range, sum_range
 from snn2chip.simulate.ops import NumpyOps, apply
+from snn2chip.simulate.ranges import Range, sum_range
 from tests.emit.random_programs import Case, cases
 
 pytest.importorskip("numba")
@@ -410,7 +410,7 @@ _INT8 = """
     from snn2chip.neurons.lif import IntegerLIF
     from snn2chip.simulate import fast, simulate
     from snn2chip.simulate.fast import linear
-    from snn2chip.simulate.fast.ranges import Range
+    from snn2chip.simulate.ranges import Range
 
     linear._prefers_int8 = lambda case: True
     rng = np.random.default_rng(0)

@@ -92,7 +92,7 @@ class _Writer:
         self.interval = time_steps + gap
         if power_of_two:
             self.interval = 1 << (self.interval - 1).bit_length()
-        self.ranges = ranges(program, program.formats[program.input.name].range)
+        self.range_of = ranges(program, program.formats[program.input.name].range)
         self.streams: dict[str, dict[str, Any]] = {}
         self.synapses: list[dict[str, Any]] = []
 
@@ -225,7 +225,7 @@ class _Writer:
         """The range of the values that travel along a path, the zeros between samples included."""
         arithmetic = self.program.target.arithmetic
         if path.port == "out":
-            low, high = self.ranges[path.source.name]
+            low, high = self.range_of(path.source.name)
             return min(low, 0), max(high, 0)
         half = 1 << ((arithmetic.voltage_bits if path.port == "v" else arithmetic.current_bits) - 1)
         return -half, half

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 
 from snn2chip.ir.layers import Array, Conv, Linear, Shape, windows
-from snn2chip.simulate.fast.ranges import Range, SumRange, common_power, magnitude, sum_range
 from snn2chip.simulate.ops import NumpyOps, apply
+from snn2chip.simulate.ranges import Range, SumRange, common_power, magnitude, sum_range
 
 Synapse = Linear | Conv
 Kernel = Callable[[torch.Tensor], torch.Tensor]

@@ -18,8 +18,8 @@ from snn2chip.neurons.base import IntegerNeuron
 from snn2chip.simulate.counting import fan_out
 from snn2chip.simulate.fast import linear, stateless
 from snn2chip.simulate.fast.population import Inflow, Layout, Population, port_ranges
-from snn2chip.simulate.fast.ranges import ProgramRanges
 from snn2chip.simulate.fast.symbolic import state_names
+from snn2chip.simulate.ranges import NetworkRanges, Range
 
 Key = tuple[str, str]
 
@@ -61,7 +61,7 @@ class Plan:
     program: Program
     record: bool
     shapes: dict[str, Shape]
-    ranges: ProgramRanges
+    ranges: NetworkRanges
     static: frozenset[str]
     components: tuple[Component, ...]
     history: dict[Key, int]
@@ -106,9 +106,10 @@ def prepare(program: Program, record: bool, samples: int, steps: int) -> Plan:
         raise S2CError("the fast engine cannot run this program", why=why, fix='use engine="reference"')
     arithmetic = program.target.arithmetic
     shapes = program.shapes()
-    ranges = ProgramRanges(
+    ranges = NetworkRanges(
         program,
-        lambda node, a: port_ranges(node.layer.model, shapes[node.name], arithmetic, a),  # type: ignore[attr-defined]
+        Range(*program.formats[program.input.name].range),
+        lambda node, a: port_ranges(node.layer.model, shapes[node.name], arithmetic, a and a()),  # type: ignore[attr-defined]
     )
     ports = frozenset((e.source, e.port) for node in program for e in node.inputs if e.port != "out")
     gains = {node.name: gain for node in program if (gain := _gain(program, node)) is not None}

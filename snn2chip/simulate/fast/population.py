@@ -15,9 +15,9 @@ from snn2chip.ir.layers import Array, Shape
 from snn2chip.neurons.base import IntegerNeuron
 from snn2chip.simulate.fast import compiled
 from snn2chip.simulate.fast.codegen import BLOCK, DoesNotFitError, Source, population_source
-from snn2chip.simulate.fast.ranges import UNBOUNDED, Range
 from snn2chip.simulate.fast.stateless import array_dtype, dtype_of
 from snn2chip.simulate.fast.symbolic import NotSymbolicError, Ranges, Step, invariant, start_of, trace_step
+from snn2chip.simulate.ranges import UNBOUNDED, Range
 
 # What a numpy run is fed when its input is not known: nothing is assumed.
 _ANYTHING = Range(-(2**62), 2**62)

@@ -18,8 +18,8 @@ from snn2chip.ir import layers as L
 from snn2chip.ir.layers import Array, Shape
 from snn2chip.simulate.fast import compiled
 from snn2chip.simulate.fast.kernels import count_kernel, pool_kernel
-from snn2chip.simulate.fast.ranges import Range, common_power, magnitude
 from snn2chip.simulate.ops import NumpyOps, apply
+from snn2chip.simulate.ranges import Range, common_power, magnitude
 
 Operation = Callable[[list[torch.Tensor]], torch.Tensor]
 

@@ -17,7 +17,7 @@ import numpy as np
 from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.layers import Array, Shape
 from snn2chip.neurons.base import IntegerNeuron
-from snn2chip.simulate.fast.ranges import UNBOUNDED, Range
+from snn2chip.simulate.ranges import UNBOUNDED, Range
 
 COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 _UFUNCS: dict[Any, str] = {

@@ -1,15 +1,15 @@
-"""What every value of a Program can be, proved from its integers: intervals, and the power of two all values share."""
+"""What every value of a network of integers can be, proved: intervals, and the power of two all values share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from snn2chip.ir.graph import Node
+from snn2chip.ir.graph import Network, Node
 from snn2chip.ir.layers import (
     Add,
     Array,
@@ -31,7 +31,6 @@ from snn2chip.ir.layers import (
     Scale,
     SumPool,
 )
-from snn2chip.ir.program import Program
 
 
 @dataclass(frozen=True)
@@ -111,22 +110,29 @@ def sum_range(layer: Linear | Conv, x: Range) -> SumRange:
     return SumRange(out, max((p - n) * x.magnitude + abs(b) for p, n, b in rows) // step)
 
 
-class ProgramRanges:
-    """The ranges of every output of a Program, found on demand.
+class NetworkRanges:
+    """The ranges of every output of a network of integers, found on demand.
 
     Args:
-        program: whose.
-        population: (node, range of its summed input or None where it is not known yet) → the ranges of its ports.
+        network: a Program; or a Graph, asked for nothing behind its synapses, whose weights are no integers yet.
+        data: what enters.
+        population: (node, what its summed input can be, None where that is not known yet) → the ranges of its ports.
     """
 
-    def __init__(self, program: Program, population: Callable[[Node, Range | None], dict[str, Range]]) -> None:
-        self._program, self._population, self._shapes = program, population, program.shapes()
-        self._found: dict[str, dict[str, Range]] = {}
+    def __init__(
+        self,
+        network: Network,
+        data: Range,
+        population: Callable[[Node, Callable[[], Range] | None], Mapping[str, Range]],
+    ) -> None:
+        self._network, self._data, self._population = network, data, population
+        self._shapes = network.shapes()
+        self._found: dict[str, Mapping[str, Range]] = {}
         self._open: set[str] = set()
 
     def of(self, name: str, port: str = "out") -> Range:
         """What the port of a node can be, before any delay."""
-        node = self._program[name]
+        node = self._network[name]
         if name not in self._found:
             if name in self._open:
                 # On a cycle: whatever a population is fed, its registers bound what it sends; nothing else is bounded.
@@ -144,15 +150,11 @@ class ProgramRanges:
         waits = isinstance(node.layer, Delay) or getattr(node.layer, "delay", None) is not None
         return [r.join(_ZERO) if waits or e.delay else r for r, e in zip(found, node.inputs, strict=True)]
 
-    def summed(self, node: Node) -> Range:
-        """The summed input of a population."""
-        return _sum(self.inputs(node))
-
-    def _ranges(self, node: Node) -> dict[str, Range]:
+    def _ranges(self, node: Node) -> Mapping[str, Range]:
         if isinstance(node.layer, Input):
-            return {"out": Range(*self._program.formats[node.name].range)}
+            return {"out": self._data}
         if isinstance(node.layer, Neuron):
-            return self._population(node, self.summed(node))
+            return self._population(node, lambda: _sum(self.inputs(node)))
         if isinstance(node.layer, MatMul):
             x, y = self.inputs(node)
             return {"out": _bounded(_matmul(x, y, self._shapes[node.inputs[0].source][-1]))}

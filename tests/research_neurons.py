@@ -625,6 +625,62 @@ class Saturating(Neuron):
         return spike
 
 
+class Floored(Neuron):
+    """The membrane never falls below −3."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.started(x)
+        h = (0.8 * self.mem + x).clamp(min=-3.0)
+        spike = fire(h - 1.0)
+        self.mem = h * (1 - spike)
+        return spike
+
+
+class Held(Neuron):
+    """The step after a spike is silent, but takes its input in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.started(x)
+        h = 0.8 * self.mem + x
+        self.spk = fire(h - 1.0) * (1 - self.spk)
+        self.mem = h * (1 - self.spk)
+        return self.spk
+
+
+class Lopsided(Neuron):
+    """Ternary, with another threshold for negative spikes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.started(x)
+        h = 0.6 * self.mem + x
+        spike = (h >= 0.9).float() - (h <= -0.7).float()
+        self.mem = h * (1 - spike.abs())
+        return spike
+
+
+class AdaptationCurrent(Neuron):
+    """Spikes add to a current that inhibits the membrane."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.started(x)
+        h = 0.8 * self.mem + x - 0.2 * self.adp
+        spike = fire(h - 1.0)
+        self.mem = h * (1 - spike)
+        self.adp = 0.9 * self.adp + spike
+        return spike
+
+
+class Tired(Neuron):
+    """Fires ten times and no more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.started(x)
+        h = 0.8 * self.mem + x
+        spike = fire(h - 1.0) * (self.adp < 10).float()
+        self.mem, self.adp = h * (1 - spike), self.adp + spike
+        return spike
+
+
 class Graded(Neuron):
     """What is above the threshold is the output."""
 
@@ -655,7 +711,12 @@ REFUSED: dict[str, tuple[Callable[[int], nn.Module], str]] = {
     "two currents": (_plain(TwoCurrents), "it has a third state"),
     "current reset too": (_plain(CurrentReset), "a spike changes something else too"),
     "constant current": (_plain(Drifting), "its membrane moves without input"),
-    "sine": (_plain(Saturating), "no neuron that is known behaves like it"),
+    "sine": (_plain(Saturating), "it has a third state, or they are not linear"),
+    "floored": (_plain(Floored), "like a LIF (decay 0.8, v >= 1, hard reset), but not in step"),
+    "held": (_plain(Held), "like a LIF (decay 0.8, v >= 1, hard reset (next)), but not in step"),
+    "lopsided": (_plain(Lopsided), "like a TernaryLIF (decay 0.6, |v| >= 0.9, hard reset), but not in step"),
+    "adaptation current": (_plain(AdaptationCurrent), "a spike changes something else too"),
+    "tired": (_plain(Tired), "after 10 spikes"),
     "graded": (_plain(Graded), "its output is no spike"),
     "parallel": (Parallel, "its output depends on later inputs"),
 }

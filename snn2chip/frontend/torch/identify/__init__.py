@@ -43,7 +43,9 @@ def identify(probe: Probe) -> Cell:
     ends = list(edges(answers.low, answers.theta, answers.spike_value))
     found = _best(answers.probe, _candidates(answers), answers.trials, ends)
     if found is None:
-        raise S2CError("no neuron that is known behaves like it", why=describe(answers))
+        explained = (linear.rough(s, answers) for s in linear.structures(answers, numbers(answers.probe)))
+        why = describe(answers, next(filter(None, explained), None))
+        raise S2CError("no neuron that is known behaves like it", why=why)
     return found.cell
 
 

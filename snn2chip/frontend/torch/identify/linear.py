@@ -245,7 +245,8 @@ def _built(s: Structure, a: Answers, scale: _Scale, fire: Fire, known: list[Tens
         # What a neuron that keeps nothing resets to is lost: any number will do there.
         free = s.decay < 1e-3
         fitting = [x for x in known or () if _broadcasts(x, target) and fits(torch.where(free, target, x), target)]
-        targets = [*fitting, *matching(torch.where(free, torch.zeros(()), target), [])]
+        zero = torch.zeros(())
+        targets = [*fitting, *matching(torch.where(free, zero, target), [zero])]
     for target in targets:
         shared: dict[str, Any] = {
             "v_threshold": array(scale.threshold),

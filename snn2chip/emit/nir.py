@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from snn2chip.emit.hdf5 import write_tree
-from snn2chip.errors import S2CError
 from snn2chip.ir import layers as L
 from snn2chip.ir.graph import Edge, Node, in_order
 from snn2chip.ir.layers import Array, Shape
@@ -33,6 +32,10 @@ NIR_VERSION = "1.0.8"
 _FOREVER = 2.0**40
 
 
+class _NoWordError(Exception):
+    """NIR has nothing for a part of the program, not even approximately."""
+
+
 def write_program(program: Program, path: str | os.PathLike[str], *, dt: float = 1e-4) -> tuple[str, ...]:
     """Write ``program`` to ``path``; the same program gives the same bytes.
 
@@ -43,10 +46,9 @@ def write_program(program: Program, path: str | os.PathLike[str], *, dt: float =
         What the NIR graph says only approximately, one line a node and reason (the program in it is exact).
 
     Raises:
-        S2CError: NIR has no node at all for a layer, or the file cannot be written.
+        S2CError: the file cannot be written.
     """
-    view = _View(*_in_lifs(program), dt)
-    view.build()
+    view = _view(program, dt)
     packed = pack(program)
     tree = {
         "type": "NIRGraph",
@@ -57,6 +59,17 @@ def write_program(program: Program, path: str | os.PathLike[str], *, dt: float =
     packed["sha256"] = digest(tree)
     write_tree(path, {"version": NIR_VERSION, "node": tree})
     return tuple(f"{name}: {reason}" for name, reasons in view.approximate.items() for reason in reasons)
+
+
+def _view(program: Program, dt: float) -> _View:
+    """The program as a NIR graph; where NIR has no word for a layer, its input and output alone, and why."""
+    view = _View(*_in_lifs(program), dt)
+    try:
+        view.build()
+    except _NoWordError as error:
+        view = _View(program, {program.output.name: [f"the NIR graph holds input and output only: {error}"]}, dt)
+        view.outline()
+    return view
 
 
 def _in_lifs(program: Program) -> tuple[Program, dict[str, list[str]]]:
@@ -93,19 +106,25 @@ class _View:
                 continue
             writer = next((_WRITERS[cls] for cls in type(node.layer).__mro__ if cls in _WRITERS), None)
             if writer is None:
-                raise S2CError(
-                    "the program cannot be written as .nir",
-                    where=node.where(),
-                    why=f"NIR has no node for {node.layer.kind}",
-                    fix="remove the layer, or fold it into its neighbours before quantizing",
-                )
+                raise _NoWordError(f"NIR has no node for {node.where()}")
             inputs = [shapes[edge.source] for edge in node.inputs]
             self.nodes[node.name] = writer(self, node, inputs, shapes[node.name])
             for source in self._sources(node):
                 self.edges.append((source, node.name))
+        self._annotate()
+
+    def _annotate(self) -> None:
         for name, reasons in self.approximate.items():
             if name in self.nodes:
                 self.nodes[name]["metadata"] = {"snn2chip_approximate": "; ".join(reasons)}
+
+    def outline(self) -> None:
+        """Input and output alone."""
+        shapes = self.program.shapes()
+        for node in (self.program.input, self.program.output):
+            self.nodes[node.name] = _WRITERS[type(node.layer)](self, node, [], shapes[node.name])
+        self.edges.append((self.program.input.name, self.program.output.name))
+        self._annotate()
 
     def note(self, node: Node, reason: str) -> None:
         """Say that the NIR graph tells this node only approximately."""
@@ -119,9 +138,7 @@ class _View:
             self._check_edge(node, edge, source)
             found += self._sources(source) if type(source.layer) in _PASS_THROUGH else [edge.source]
         if len(set(found)) != len(found):
-            raise S2CError(
-                "the program cannot be written as .nir", where=node.where(), why="NIR cannot add a node's output twice"
-            )
+            raise _NoWordError(f"NIR cannot add a node's output twice: {node.where()}")
         return found
 
     def _check_edge(self, node: Node, edge: Edge, source: Node) -> None:
@@ -259,7 +276,7 @@ def _pool(view: _View, node: Node, inputs: list[Shape], shape: Shape) -> dict[st
     layer = node.layer
     assert isinstance(layer, L.Pool)
     if len(layer.kernel) != 2:
-        raise S2CError("the program cannot be written as .nir", where=node.where(), why="NIR pools over two axes only")
+        raise _NoWordError(f"NIR pools over two axes only: {node.where()}")
     if isinstance(layer, L.MaxPool):
         view.note(node, "max pooling is written as sum pooling; NIR has no max pooling")
     if layer.ceil_mode:
@@ -273,7 +290,7 @@ def _flatten(view: _View, node: Node, inputs: list[Shape], shape: Shape) -> dict
     layer = node.layer
     start, end = (layer.start_dim, layer.end_dim) if isinstance(layer, L.Flatten) else (0, -1)
     if isinstance(layer, L.Reshape) and len(layer.shape) != 1:
-        raise S2CError("the program cannot be written as .nir", where=node.where(), why="NIR has no Reshape")
+        raise _NoWordError(f"NIR has no Reshape: {node.where()}")
     start, end = start % len(inputs[0]), end % len(inputs[0])
     last = -1 if end == len(inputs[0]) - 1 else end
     return {"type": "Flatten", "start_dim": start, "end_dim": last, "input_type": np.array(inputs[0])}
@@ -297,9 +314,7 @@ def _neuron(view: _View, node: Node, inputs: list[Shape], shape: Shape) -> dict[
     """LIF, CubaLIF or IF, or without a threshold LI, CubaLI or I; see the module's text for the units."""
     model, arithmetic = node.layer.model, view.program.target.arithmetic  # type: ignore[attr-defined]
     if not isinstance(model, IntegerLIF):
-        raise S2CError(
-            "the program cannot be written as .nir", where=node.where(), why=f"NIR has no {model.kind} neuron"
-        )
+        raise _NoWordError(f"NIR has no {model.kind} neuron: {node.where()}")
     _note_choices(view, node, model)
     p = model.parameters(arithmetic)
     full = 1 << arithmetic.decay_bits

@@ -272,6 +272,17 @@ def _concat(w: _Writer, node: Node, layer: L.Concat) -> None:
     w.op("Concat", [w.source(edge) for edge in node.inputs], node.name, axis=axis)
 
 
+def _gather(w: _Writer, node: Node, layer: L.Gather) -> None:
+    name, (edge,) = node.name, node.inputs
+    flat = w.op("Reshape", [w.source(edge), w.constant(f"{name}.flat", [0, -1])], f"{name}.row")
+    if (layer.index < 0).any():
+        # Index −1 finds the zero behind the elements.
+        flat = w.op(
+            "Pad", [flat, w.constant(f"{name}.pads", [0, 0, 0, 1]), w.constant(f"{name}.fill", 0)], f"{name}.padded"
+        )
+    w.op("Gather", [flat, w.constant(f"{name}.index", layer.index)], name, axis=1)
+
+
 def _add(w: _Writer, node: Node, layer: L.Add) -> None:
     _summed(w, node.name, [w.source(edge) for edge in node.inputs], None)
 
@@ -438,6 +449,7 @@ _WRITERS: dict[type[L.Layer], Callable[[_Writer, Node, Any], None]] = {
     L.Flatten: _view,
     L.Reshape: _view,
     L.Permute: _permute,
+    L.Gather: _gather,
     L.Concat: _concat,
     L.Add: _add,
     L.Mul: _product("Mul"),

@@ -295,6 +295,26 @@ class Permute(Layer):
 
 
 @dataclass(frozen=True, eq=False)
+class Gather(Layer):
+    """Any elements of the input in any shape: slices, padding, repetitions.
+
+    ``index``, of the output's shape: places in the flattened input (row-major), or −1 for a zero.
+    """
+
+    index: Array
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        size = math.prod(inputs[0])
+        if self.index.size and not (self.index.min() >= -1 and self.index.max() < size):
+            raise S2CError(f"elements {self.index.min()} to {self.index.max()} are taken from a tensor of {size}")
+        return tuple(self.index.shape)
+
+    def describe(self) -> str:
+        zeros = int(np.count_nonzero(self.index < 0))
+        return f"→{self.index.shape}" + (f" with {zeros} zeros" if zeros else "")
+
+
+@dataclass(frozen=True, eq=False)
 class Add(Layer):
     """Elementwise sum."""
 

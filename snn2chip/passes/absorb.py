@@ -1,15 +1,18 @@
-"""Small rewrites that bring a graph into the form quantization takes: sums into dendrites, constants into weights."""
+"""Small rewrites that bring a graph into the form quantization takes: sums into dendrites, constants into weights,
+zeros into padding.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from snn2chip.ir.graph import Graph, Node
-from snn2chip.ir.layers import Add, Array, Conv, Linear, Neuron, Scale, Shape
+from snn2chip.ir.layers import Add, Array, Conv, Gather, Linear, Neuron, Scale, Shape
 from snn2chip.passes.base import Pass, only_reader, only_source, rewired, with_layer
 from snn2chip.passes.fold_batchnorm import scaled_output
 
@@ -49,6 +52,39 @@ class AbsorbScale(Pass):
                 graph = rewired(graph, {merged.name: merged, name: None}, {name: node.inputs[0].source})
                 touched += [name, merged.name]
         return graph, tuple(touched)
+
+
+@dataclass(frozen=True, eq=False)
+class AbsorbPad(Pass):
+    """Zeros around an image, as many on either side, become the padding of the one convolution that reads it."""
+
+    name: ClassVar[str] = "absorb_pad"
+
+    def apply(self, graph: Graph) -> tuple[Graph, tuple[str, ...]]:
+        """See :meth:`Pass.apply`."""
+        touched: list[str] = []
+        for name in [node.name for node in graph if isinstance(node.layer, Gather)]:
+            node, conv = graph[name], only_reader(graph, name)
+            widths = _even_padding(node, graph.shapes()[node.inputs[0].source])
+            if widths is not None and conv is not None and isinstance(conv.layer, Conv):
+                padding = tuple(a + b for a, b in zip(conv.layer.padding, widths, strict=True))
+                layer = dataclasses.replace(conv.layer, padding=padding)
+                merged = dataclasses.replace(conv, layer=layer, inputs=node.inputs)
+                graph = rewired(graph, {conv.name: merged, name: None})
+                touched += [name, conv.name]
+        return graph, tuple(touched)
+
+
+def _even_padding(node: Node, shape: Shape) -> Shape | None:
+    """The zeros on either side of each spatial axis, if that is all the layer adds."""
+    assert isinstance(node.layer, Gather)
+    index = node.layer.index
+    more = [n - m for n, m in zip(index.shape, shape, strict=False)]
+    if index.ndim != len(shape) or index.ndim < 2 or more[0] or any(n < 0 or n % 2 for n in more):
+        return None
+    around = [(n // 2, n // 2) for n in more]
+    padded = np.pad(np.arange(math.prod(shape)).reshape(shape), around, constant_values=-1)
+    return tuple(n // 2 for n in more[1:]) if np.array_equal(index, padded) else None
 
 
 def _absorbed(graph: Graph, node: Node, shape: Shape) -> Node | None:

@@ -59,7 +59,7 @@ class LowerMaxPool(Pass):
 
 def _binary(graph: Graph, node: Node) -> bool:
     """Whether a node's values can only be 0 and 1, through layers that only move them."""
-    while node.layer.kind in ("Flatten", "Reshape", "Permute", "MaxPool"):
+    while node.layer.kind in ("Flatten", "Reshape", "Permute", "Gather", "MaxPool"):
         node = graph[node.inputs[0].source]
     model = getattr(node.layer, "model", None)
     return (

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from snn2chip.ir.graph import Graph, Node
 from snn2chip.ir.layers import (
     AvgPool,
     Concat,
     Flatten,
+    Gather,
     Input,
     MaxPool,
     Output,
@@ -57,6 +60,8 @@ def _is_identity(node: Node, shape: Shape) -> bool:
         return layer.output_shape(shape) == shape
     if isinstance(layer, Permute):
         return layer.dims == tuple(range(len(shape)))
+    if isinstance(layer, Gather):
+        return layer.index.shape == shape and bool((layer.index.ravel() == np.arange(layer.index.size)).all())
     if isinstance(layer, AvgPool | SumPool | MaxPool):
         return set(layer.kernel) == {1} and set(layer.stride) == {1} and not any(layer.padding)
     if isinstance(layer, Scale):

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from snn2chip.ir.graph import Edge, Graph, Node, in_order
-from snn2chip.ir.layers import Add, Concat, Conv, Delay, Flatten, Linear, Neuron, Permute, Pool, Reshape, Scale
+from snn2chip.ir.layers import Add, Concat, Conv, Delay, Flatten, Gather, Linear, Neuron, Permute, Pool, Reshape, Scale
 from snn2chip.passes.base import Pass
 
-_ZERO_TO_ZERO = (Add, Concat, Delay, Flatten, Permute, Pool, Reshape, Scale)
+_ZERO_TO_ZERO = (Add, Concat, Delay, Flatten, Gather, Permute, Pool, Reshape, Scale)
 
 
 @dataclass(frozen=True, eq=False)

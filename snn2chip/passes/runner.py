@@ -14,7 +14,7 @@ from snn2chip.errors import S2CError, UsageError
 from snn2chip.ir.graph import Graph
 from snn2chip.ir.layers import Array, Neuron
 from snn2chip.ir.program import PassRecord
-from snn2chip.passes.absorb import AbsorbAdd, AbsorbScale
+from snn2chip.passes.absorb import AbsorbAdd, AbsorbPad, AbsorbScale
 from snn2chip.passes.base import Pass
 from snn2chip.passes.fold_batchnorm import FoldBatchNorm
 from snn2chip.passes.fuse_linear import FuseLinear
@@ -25,9 +25,10 @@ from snn2chip.passes.retime import Retime
 from snn2chip.simulate import Result, simulate
 
 PASSES: dict[str, type[Pass]] = {
-    cls.name: cls for cls in (Prune, Retime, FoldBatchNorm, AbsorbAdd, AbsorbScale, MergePool, FuseLinear, LowerMaxPool)
+    cls.name: cls
+    for cls in (Prune, Retime, FoldBatchNorm, AbsorbAdd, AbsorbScale, AbsorbPad, MergePool, FuseLinear, LowerMaxPool)
 }
-DEFAULT_PIPELINE = "prune,retime,fold_batchnorm,absorb_add,absorb_scale,merge_pool,fuse_linear,lower_maxpool"
+DEFAULT_PIPELINE = "prune,retime,fold_batchnorm,absorb_add,absorb_scale,absorb_pad,merge_pool,fuse_linear,lower_maxpool"
 
 # Relative distance of a membrane from its threshold that float32 rounding of a rewritten sum can account for.
 ROUNDING = 2e-5

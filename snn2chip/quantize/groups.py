@@ -18,6 +18,7 @@ from snn2chip.ir.layers import (
     Conv2d,
     Delay,
     Flatten,
+    Gather,
     Input,
     Layer,
     Linear,
@@ -34,7 +35,7 @@ from snn2chip.ir.layers import (
 from snn2chip.passes.fuse_linear import obstacle
 
 # Layers that only move or add integers: they need no scale of their own.
-TRANSPARENT = (Flatten, Reshape, Permute, Concat, Add, SumPool, Delay)
+TRANSPARENT = (Flatten, Reshape, Permute, Gather, Concat, Add, SumPool, Delay)
 
 _PRODUCT = "both its factors are computed, as in attention, and a synapse multiplies by a weight that is stored"
 # Layer → why no synapse could do it, wherever it stood.

@@ -30,6 +30,7 @@ class Ops(Protocol):
     def matmul(self, a: Any, b: Any) -> Any: ...
     def permute(self, x: Any, dims: tuple[int, ...]) -> Any: ...
     def concat(self, xs: list[Any], axis: int) -> Any: ...
+    def gather(self, x: Any, index: Array) -> Any: ...
 
 
 def apply(layer: L.Layer, xs: list[Any], ops: Ops) -> Any:
@@ -68,6 +69,7 @@ _LAYERS: dict[type[L.Layer], Callable[[Any, list[Any], Ops], Any]] = {
     L.Mul: _product,
     L.MatMul: lambda layer, xs, ops: ops.matmul(xs[0], xs[1]),
     L.Concat: lambda layer, xs, ops: ops.concat(xs, layer.axis + 1 if layer.axis >= 0 else layer.axis),
+    L.Gather: lambda layer, xs, ops: ops.gather(xs[0], layer.index),
     L.Scale: lambda layer, xs, ops: xs[0] * ops.const(layer.scale, xs[0]),
     L.Rescale: lambda layer, xs, ops: (xs[0] + ((1 << layer.shift) >> 1)) >> layer.shift,
     L.Output: lambda layer, xs, ops: xs[0],
@@ -157,6 +159,11 @@ class NumpyOps:
     def concat(self, xs: list[Array], axis: int) -> Array:
         """Joined along ``axis``, batch counted."""
         return np.concatenate(xs, axis=axis)
+
+    def gather(self, x: Array, index: Array) -> Array:
+        """The elements of the flattened x; index −1 finds the zero behind them."""
+        flat = x.reshape(len(x), -1)
+        return np.concatenate([flat, np.zeros_like(flat, shape=(len(x), 1))], axis=1)[:, index]
 
 
 def _matmul(a: Array, b: Array) -> Array:

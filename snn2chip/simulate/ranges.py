@@ -17,6 +17,7 @@ from snn2chip.ir.layers import (
     Conv,
     Delay,
     Flatten,
+    Gather,
     Input,
     Linear,
     MatMul,
@@ -196,6 +197,10 @@ def _rescale(layer: Rescale, xs: list[Range]) -> Range:
     return Range((xs[0].low + half) >> layer.shift, (xs[0].high + half) >> layer.shift)
 
 
+def _gather(layer: Gather, xs: list[Range]) -> Range:
+    return xs[0].join(Range(0, 0)) if (layer.index < 0).any() else xs[0]
+
+
 def _scale(layer: Scale, xs: list[Range]) -> Range:
     return _product(xs[0], Range(int(layer.scale.min()), int(layer.scale.max()), common_power(layer.scale)))
 
@@ -208,6 +213,7 @@ _RULES: dict[type, Callable[[Any, list[Range]], Range]] = {
     Flatten: _same,
     Reshape: _same,
     Permute: _same,
+    Gather: _gather,
     Concat: _same,
     Delay: _same,
     Readout: _same,

@@ -91,3 +91,8 @@ class TorchOps:
     def concat(self, xs: list[torch.Tensor], axis: int) -> torch.Tensor:
         """Joined along ``axis``, batch counted."""
         return torch.cat(xs, dim=axis)
+
+    def gather(self, x: torch.Tensor, index: Array) -> torch.Tensor:
+        """The elements of the flattened x; index −1 finds the zero behind them."""
+        flat = torch.nn.functional.pad(x.flatten(1), (0, 1))
+        return flat[:, torch.from_numpy(index.copy()).to(x.device)]

@@ -16,6 +16,7 @@ from snn2chip.ir.layers import (
     Conv2d,
     Delay,
     Flatten,
+    Gather,
     Input,
     Layer,
     Linear,
@@ -188,6 +189,9 @@ class _Builder:
             axis = self.integer(0, len(shape) - 1)
             join = Concat(axis)
             edge, shape = Edge(self.add(f"concat{tag}", join, edge, edge)), join.output_shape(shape, shape)
+        if self.chance(0.15):
+            index = self.rng.integers(-1, math.prod(shape), [self.integer(1, n + 1) for n in shape])
+            edge, shape = Edge(self.add(f"gather{tag}", Gather(index), edge)), index.shape
         synapse, out = self.synapse(f"synapse{tag}", edge, shape)
         edges = [Edge(synapse)]
         earlier = [p for p in self.populations if p[0] != source]

@@ -176,6 +176,45 @@ def test_functional_layers_constants_and_joins() -> None:
         equal(graph, images(seed), net(images(seed)))
 
 
+def heads(h: Tensor) -> Tensor:
+    """Channels in three parts, as attention splits queries, keys and values."""
+    q, k, v = h.chunk(3, 1)
+    return torch.cat((q + k, v[:, 1:], v.narrow(1, 0, 1)), 1)
+
+
+PARTS = {
+    "chunks": heads,
+    "slices in space": lambda h: torch.cat((h[:, :, 1:], h[:, :, :1].flip(3)), 2),
+    "one row everywhere": lambda h: h[:, :, 1].unsqueeze(2).expand(-1, -1, 4, -1),
+    "picked channels": lambda h: h[:, [5, 0, 0, 3]],
+    "every second": lambda h: h[..., ::2, 1:-1],
+    "zeros on two sides": lambda h: F.pad(h, (1, 0, 2, 0)),
+    "zeros all around": nn.ZeroPad2d(2),
+    "cut and padded": lambda h: F.pad(h, (-1, 1)),
+    "channels of zeros": lambda h: F.pad(h, (0, 0, 0, 0, 1, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_parts_of_tensors_and_padding(kind: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.lif, self.lif2 = nn.Conv2d(C, 6, 3, padding=1), HandLIF(), HandLIF()
+            self.mix, self.fc = nn.LazyConv2d(4, 2), nn.LazyLinear(5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.lif2(self.mix(PARTS[kind](self.lif(self.conv(x))))).flatten(1))
+
+    made = Looping(Net())
+    made(images(0))
+    net = lively(made)
+    graph = trace(net, images(0))
+    assert sum(isinstance(n.layer, L.Gather) for n in graph) == (3 if kind == "chunks" else 1)
+    for seed in (1, 2):
+        equal(graph, images(seed), net(images(seed)))
+
+
 def test_sequences_and_one_dimension() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

@@ -21,6 +21,7 @@ from snn2chip.ir.layers import (
     Conv1d,
     Conv2d,
     Flatten,
+    Gather,
     Linear,
     MaxPool,
     Neuron,
@@ -290,6 +291,25 @@ def test_sums_go_into_the_dendrite_and_constants_into_the_weights() -> None:
     after = proved(before, "absorb_add,absorb_scale", spikes(rng, 8, 5, 9))
     assert {edge.source for edge in after["lif2"].inputs} == {"fc2", "fc3"}
     assert "Scale" not in kinds(after)
+
+
+@pytest.mark.parametrize("widths", [(1, 1), (0, 2), (1, 0)])
+def test_even_zeros_become_padding_and_others_stay(widths: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    around = [(0, 0), (widths[0], widths[1]), (2, 2)]
+    index = np.pad(np.arange(3 * 5 * 6).reshape(3, 5, 6), around, constant_values=-1)
+    before = graph(
+        (3, 5, 6),
+        node("zeros", Gather(index), "x"),
+        node("conv", Conv2d(weights(rng, 4, 3, 3, 3), padding=(1, 0)), "zeros"),
+        node("pop", population(FIRES), "conv"),
+        node("flat", Flatten(), "pop"),
+        node("fc", Linear(weights(rng, 3, 4 * (5 + sum(widths)) * 8)), "flat"),
+    )
+    after = proved(before, "absorb_pad", spikes(rng, 6, 5, 3, 5, 6))
+    assert ("Gather" in kinds(after)) == (widths[0] != widths[1])
+    if widths[0] == widths[1]:
+        assert after["conv"].layer.padding == (1 + widths[0], 2)
 
 
 def test_prune_drops_what_the_output_does_not_need() -> None:

@@ -213,6 +213,7 @@ _MATRICES: dict[type[L.Layer], Callable[[Any, tuple[Shape, ...], int], Matrix]] 
     L.Flatten: _moved,
     L.Reshape: _moved,
     L.Permute: _moved,
+    L.Gather: _moved,
     L.Concat: _moved,
     L.Add: _unmoved,
     L.Delay: _unmoved,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.elements import Elements, Pattern, Signal
 from snn2chip.ir.graph import Edge, Node, Port, Source
-from snn2chip.ir.layers import Array, Concat, Flatten, Layer, Neuron, Permute, Reshape
+from snn2chip.ir.layers import Array, Concat, Flatten, Gather, Layer, Neuron, Permute, Reshape
 
 
 class Builder:
@@ -54,7 +54,7 @@ class Builder:
             delay: steps by which the inputs arrive late.
         """
         # The same view of the same signal is one node, whoever asks for it.
-        moves = isinstance(layer, (Flatten, Reshape, Permute))
+        moves = isinstance(layer, (Flatten, Reshape, Permute, Gather))
         full = (type(layer), *(() if moves else (source.module, operation)), key, tuple(inputs))
         if full not in self._signals:
             name = self._name(source.module, operation, moves, isinstance(layer, Neuron))
@@ -123,13 +123,8 @@ class Builder:
         if not (
             whole and contiguous and bool((pattern.position.reshape(-1) == torch.as_tensor(expected).reshape(-1)).all())
         ):
-            raise S2CError(
-                "a part, a repetition or a scattering of a tensor is used",
-                where=str(source),
-                why=f"shape {pattern.shape} out of {signal.name} of shape {signal.shape}; "
-                "no layer selects or repeats elements",
-                fix="select with a Linear layer of ones and zeros, or restructure the model to use whole tensors",
-            )
+            index = pattern.position.numpy().astype(np.int64)
+            return self._moved(Gather(index), signal, (index.shape, index.tobytes()), source, operation)
         if order == sorted(order):
             return self._reshaped(signal, pattern.shape, source, operation)
         signal = self._reshaped(signal, tuple(sizes), source, operation)

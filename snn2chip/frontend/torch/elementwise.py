@@ -182,7 +182,7 @@ def _neg(context: Context, call: Call) -> list[Value]:
 
 
 # Layers whose output has no negative value where none of their inputs has.
-_KEEP_SIGN = (L.Pool, L.Flatten, L.Reshape, L.Permute, L.Add, L.Mul, L.MatMul, L.Concat, L.Delay)
+_KEEP_SIGN = (L.Pool, L.Flatten, L.Reshape, L.Permute, L.Gather, L.Add, L.Mul, L.MatMul, L.Concat, L.Delay)
 
 
 def _rectified(context: Context, call: Call) -> list[Value]:

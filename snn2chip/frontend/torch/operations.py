@@ -43,7 +43,6 @@ _ADVICE = {
     "group_norm": "normalization by the statistics of the sample cannot be folded; train with batch norm",
     "layer_norm": "normalization by the statistics of the sample cannot be folded; train with batch norm",
     "instance_norm": "normalization by the statistics of the sample cannot be folded; train with batch norm",
-    "pad": "use the padding of the convolution or pooling layer",
     "sigmoid": "a sigmoid on the path of spikes has no counterpart on the chip",
     "tanh": "a tanh on the path of spikes has no counterpart on the chip",
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -143,6 +145,26 @@ def _pooled(context: Context, call: Call, ids: Tensor, layer: L.Pool, key: Any) 
     return [out, *[None] * (len(call.values) - 1)]
 
 
+def _pad(context: Context, call: Call) -> list[Value]:
+    """Zeros around features; a negative width cuts them off."""
+    a = arguments(call, "input", "pad", "mode", "value", mode="constant", value=None)
+    if a["mode"] != "constant" or a["value"] not in (None, 0):
+        raise S2CError(
+            "padding with something other than zeros",
+            where=place(call),
+            why=f"mode {a['mode']!r}, value {a['value'] or 0}",
+            fix="train with zero padding",
+        )
+    widths = [(int(a["pad"][i]), int(a["pad"][i + 1])) for i in range(0, len(a["pad"]), 2)][::-1]
+    found = context.rows(call, [context.value(a["input"], call)], len(widths))
+    shape = found.patterns[0].shape
+    every = [(0, 0)] * (len(shape) - len(widths)) + widths
+    numbers = np.arange(math.prod(shape)).reshape(shape)
+    padded = np.pad(numbers, [(max(before, 0), max(after, 0)) for before, after in every], constant_values=-1)
+    index = padded[tuple(slice(max(-before, 0), min(after, 0) or None) for before, after in every)]
+    return [affine(context, call, found, ("pad", *every), lambda share: L.Gather(index), False)]
+
+
 def _adaptive(kind: type[L.Pool], axes: int) -> Rule:
     def rule(context: Context, call: Call) -> list[Value]:
         a = arguments(call, "input", "output_size")
@@ -190,6 +212,7 @@ RULES: dict[str, Rule] = {
     "conv2d": _conv(2),
     "conv3d": _conv_of_three_axes,
     "lp_pool2d": _power_pool,
+    "pad": _pad,
     **{f"avg_pool{axes}d": _pool(L.AvgPool, axes) for axes in (1, 2, 3)},
     **{f"max_pool{axes}d": _pool(L.MaxPool, axes) for axes in (1, 2, 3)},
     **{f"adaptive_avg_pool{axes}d": _adaptive(L.AvgPool, axes) for axes in (1, 2, 3)},

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from snn2chip.ir import layers as L
 from snn2chip.ir.layers import Array, Shape
@@ -80,6 +81,18 @@ def _permute(site: Site) -> Operation:
     assert isinstance(site.layer, L.Permute)
     dims = (0, *(d + 1 for d in site.layer.dims))
     return lambda xs: xs[0].permute(dims)
+
+
+def _gather(site: Site) -> Operation:
+    assert isinstance(site.layer, L.Gather)
+    index = torch.from_numpy(np.where(site.layer.index < 0, math.prod(site.shapes[0]), site.layer.index))
+    zeros = int(bool((site.layer.index < 0).any()))
+
+    def run(xs: list[torch.Tensor]) -> torch.Tensor:
+        flat = F.pad(xs[0].flatten(1), (0, zeros)) if zeros else xs[0].flatten(1)
+        return flat.index_select(1, index.flatten()).reshape(len(flat), *index.shape)
+
+    return run
 
 
 def _add(site: Site) -> Operation:
@@ -168,6 +181,7 @@ _MAKERS: dict[type[L.Layer], Callable[[Site], Operation]] = {
     L.Flatten: _reshaped,
     L.Reshape: _reshaped,
     L.Permute: _permute,
+    L.Gather: _gather,
     L.Add: _add,
     L.Mul: _mul,
     L.MatMul: _matmul,

@@ -119,11 +119,10 @@ class _View:
                 self.nodes[name]["metadata"] = {"snn2chip_approximate": "; ".join(reasons)}
 
     def outline(self) -> None:
-        """Input and output alone."""
+        """Input and output alone, unconnected: NIR has readers check that connected shapes agree."""
         shapes = self.program.shapes()
         for node in (self.program.input, self.program.output):
             self.nodes[node.name] = _WRITERS[type(node.layer)](self, node, [], shapes[node.name])
-        self.edges.append((self.program.input.name, self.program.output.name))
         self._annotate()
 
     def note(self, node: Node, reason: str) -> None:

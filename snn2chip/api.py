@@ -126,6 +126,7 @@ def compile(  # noqa: A001  the name is the public one
     encoder: Literal["host", "chip"] = "host",
     passes: str = DEFAULT_PIPELINE,
     approximate: Collection[str] = (),
+    host: Collection[str] = (),
     against: Iterable[str] = ("lava",),
     verify_samples: int = 2,
     seed: int = 0,
@@ -146,7 +147,7 @@ def compile(  # noqa: A001  the name is the public one
         out: folder to create; an earlier output of this function is replaced.
         data, labels: samples and their classes [N] to measure on; left out, the calibration samples without accuracy.
         run, trace_options: how a sample is run where it is not one ``model(x)``, and what else :func:`trace` takes.
-        weight_bits, encoder, passes, approximate: see :func:`quantize`.
+        weight_bits, encoder, passes, approximate, host: see :func:`quantize`.
         against: oracles of :func:`verify` to run; one that is not installed is reported as not run.
         verify_samples: samples each oracle runs.
         seed: seeds torch, numpy and random before the model is run.
@@ -191,6 +192,7 @@ def compile(  # noqa: A001  the name is the public one
             encoder=encoder,
             passes=passes,
             approximate=approximate,
+            host=host,
             progress=quantized,
         )
         require(program)

@@ -30,6 +30,7 @@ from snn2chip.errors import EXIT_FAILURE, UsageError
 )
 @click.option("--passes", metavar="PIPELINE", help="Rewrites to run, in order, separated by commas.")
 @click.option("--approximate", metavar="NAMES", default="", help="Approximations to allow, separated by commas.")
+@click.option("--host", metavar="NAMES", default="", help="What the host may do amid the chip's layers: products.")
 @click.option(
     "--against",
     multiple=True,
@@ -67,6 +68,7 @@ def command(
     as_json: bool,
     passes: str | None,
     approximate: str,
+    host: str,
     against: tuple[str, ...],
     seed: int,
     time_steps: int | None,
@@ -107,6 +109,7 @@ def command(
             data=None if tested is None else tested.x,
             labels=None if tested is None else tested.y,
             approximate=tuple(filter(None, approximate.split(","))),
+            host=tuple(filter(None, host.split(","))),
             against=tuple(a for a in against or ("lava",) if a != "none"),
             seed=seed,
             out=out,

@@ -48,7 +48,7 @@ def write_net(program: Program, path: str | os.PathLike[str]) -> None:
         raise S2CError(
             "NetX cannot run this program, so there is no .net file",
             why="\n".join(dict.fromkeys(chain.reasons)),
-            fix="the .nir file and the Lava project hold the program in full",
+            fix="the .nir file holds the program in full, and Lava projects take more than NetX does",
         )
     tree: dict[str, Any] = {"layer": {str(i): layer for i, layer in enumerate(chain.layers)}}
     if program.time_steps is not None:
@@ -111,7 +111,7 @@ class _Chain:
         expected = program.input.name
         for node in program:
             if node.placement == "host" and not isinstance(node.layer, (L.Input, L.Readout, L.Output)):
-                self._against(node, "runs on the host")
+                self._against(node, "runs on the host; in NetX's chain everything runs on the chip")
             handled = self._layer(node, shapes)
             if handled is None:
                 continue

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from snn2chip.ir.graph import Network
 from snn2chip.ir.layers import Conv, Input, Layer, Linear, MatMul, Neuron, Shape
+from snn2chip.simulate.counting import product_macs
 
 
 @dataclass(frozen=True)
@@ -48,5 +49,5 @@ def _macs(layer: Layer, inputs: list[Shape], output: Shape) -> int:
     if isinstance(layer, Conv):
         return math.prod(output) * math.prod(map(int, layer.weight.shape[1:]))
     if isinstance(layer, MatMul):
-        return math.prod(output) * inputs[0][-1]
+        return product_macs(layer, inputs, output)
     return 0

@@ -9,16 +9,20 @@ from typing import cast
 
 import numpy as np
 
-from snn2chip.ir.graph import Edge, Node, in_order
-from snn2chip.ir.layers import Linear, Neuron, Readout, Rescale
+from snn2chip.errors import S2CError
+from snn2chip.ir.graph import Edge, Graph, Node, in_order
+from snn2chip.ir.layers import Linear, Neuron, Readout, Rescale, Scale
 from snn2chip.ir.program import Format, LayerQuantization, PassRecord, Program
 from snn2chip.neurons.lif import IntegerLIF
-from snn2chip.quantize.groups import Group
-from snn2chip.quantize.host import head
+from snn2chip.quantize.groups import PASSING, PRODUCTS, Group
+from snn2chip.quantize.host import HOSTED, head
 from snn2chip.quantize.neuron import APPROXIMATIONS, on_fixed_core
 from snn2chip.quantize.record import record
 from snn2chip.quantize.search import Quantized
 from snn2chip.quantize.setting import HOST_BITS, Setting, bias_of
+
+# Width of the host's integers.
+INTEGER_BITS = 63
 
 
 @dataclass
@@ -40,6 +44,7 @@ def assembled(
     setting: Setting,
     choices: Mapping[str, Quantized],
     approximate: Collection[str] = (),
+    host: Collection[str] = (),
     passes: Iterable[PassRecord] = (),
 ) -> Program:
     """The Program with these choices, one per population; what is left after the populations is the host's.
@@ -48,6 +53,7 @@ def assembled(
         setting: the float network.
         choices: population → how it is quantized.
         approximate: what a fixed neuron may do differently, by name.
+        host: what the host computes between the chip's layers, by name.
         passes: what was done before, to be kept with the Program.
 
     Raises:
@@ -58,6 +64,7 @@ def assembled(
     for group in setting.groups:
         _add_population(made, setting, group, choices[group.population.name], approximate)
     scale = 1.0
+    multiplied = _multiplied(graph)
     for node in graph:
         if node.name in made.nodes:
             continue
@@ -70,14 +77,19 @@ def assembled(
             made.nodes[node.name] = dataclasses.replace(
                 node, layer=Readout("sum") if mean else node.layer, placement="host"
             )
+        elif node.name in multiplied:
+            _add_multiplied(made, setting, node)
         elif node.name == graph.output.name:
             if not isinstance(graph[node.inputs[0].source].layer, Readout):
                 scale = made.port_worth(node.inputs[0])
             made.nodes[node.name] = dataclasses.replace(node, placement="host")
         else:
             made.nodes[node.name] = node
+    if products := [node.name for node in graph if isinstance(node.layer, PRODUCTS)]:
+        made.notes.append(f"{', '.join(products)}: {HOSTED['products']} (--host products)")
+    nodes = [made.nodes[name] for node in graph for name in _names(node.name) if name in made.nodes]
     return Program(
-        nodes=in_order(made.nodes[name] for node in graph for name in _names(node.name) if name in made.nodes),
+        nodes=in_order(_past_scales(node, graph) for node in nodes if not isinstance(node.layer, Scale)),
         time_steps=graph.time_steps,
         coding=graph.coding,
         target=setting.target,
@@ -90,6 +102,7 @@ def assembled(
             "weight_bits": setting.bits,
             "encoder": setting.encoder,
             "approximate": ",".join(sorted(approximate)),
+            "host": ",".join(sorted(host)),
             "calibration_samples": len(setting.data),
         },
         origin=graph.origin,
@@ -148,6 +161,43 @@ def _add_population(made: _Made, setting: Setting, group: Group, best: Quantized
     if model.integrates_only:
         made.worth[node.name] = gain * fine
     made.records.append(record(group, bias_of(group), best, target))
+
+
+def _multiplied(graph: Graph) -> set[str]:
+    """The products and what is only moved, added or scaled behind them."""
+    found: set[str] = set()
+    for node in graph:
+        behind = isinstance(node.layer, PASSING) and any(edge.source in found for edge in node.inputs)
+        if behind or isinstance(node.layer, PRODUCTS):
+            found.add(node.name)
+    return found
+
+
+def _add_multiplied(made: _Made, setting: Setting, node: Node) -> None:
+    """A product, whose format is the width in which it comes back to the chip, or what is moved behind it."""
+    made.nodes[node.name] = dataclasses.replace(node, placement="host")
+    if isinstance(node.layer, PRODUCTS):
+        low, high = setting.span_of(node.name)
+        bits = max(1, high.bit_length(), (~low).bit_length() if low < 0 else 0) + int(low < 0)
+        if bits > INTEGER_BITS:
+            raise S2CError(
+                f"this product may need {bits} bits",
+                where=node.where(),
+                why=f"it spans {low}…{high}, and integers have {INTEGER_BITS} bits",
+                fix="put a neuron before it, so that spikes are multiplied",
+            )
+        made.formats[node.name] = Format(bits, low < 0, setting.worth[node.name], overflow="error")
+
+
+def _past_scales(node: Node, graph: Graph) -> Node:
+    """The node reading what a Scale reads instead of the Scale, which only says what a unit is worth."""
+    edges = []
+    for edge in node.inputs:
+        while edge.source in graph.nodes and isinstance(graph[edge.source].layer, Scale):
+            (before,) = graph[edge.source].inputs
+            edge = Edge(before.source, before.delay + edge.delay, before.recurrent or edge.recurrent, before.port)
+        edges.append(edge)
+    return dataclasses.replace(node, inputs=tuple(edges))
 
 
 def _names(name: str) -> tuple[str, str]:

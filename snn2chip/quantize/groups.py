@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,6 +29,7 @@ from snn2chip.ir.layers import (
     Permute,
     Readout,
     Reshape,
+    Scale,
     Shape,
     SumPool,
 )
@@ -37,9 +38,10 @@ from snn2chip.passes.fuse_linear import obstacle
 # Layers that only move or add integers: they need no scale of their own.
 TRANSPARENT = (Flatten, Reshape, Permute, Gather, Concat, Add, SumPool, Delay)
 
-_PRODUCT = "both its factors are computed, as in attention, and a synapse multiplies by a weight that is stored"
-# Layer → why no synapse could do it, wherever it stood.
-_NO_SYNAPSE: dict[type[Layer], str] = {MatMul: _PRODUCT, Mul: _PRODUCT}
+# Layers that multiply two tensors of the network: the product of their units is the unit of the product.
+PRODUCTS = (MatMul, Mul)
+# All layers that spikes pass on their way to a synapse.
+PASSING = (*TRANSPARENT, *PRODUCTS, Scale)
 
 
 @dataclass(frozen=True)
@@ -136,26 +138,37 @@ def _edges_back(graph: Graph, node: Node) -> Iterator[Edge]:
     """The edges a synapse is fed by, through layers that only move or add."""
     for edge in node.inputs:
         yield edge
-        if isinstance(graph[edge.source].layer, TRANSPARENT):
+        if isinstance(graph[edge.source].layer, PASSING):
             yield from _edges_back(graph, graph[edge.source])
 
 
-def check_form(graph: Graph) -> None:
+def factor(layer: Layer) -> float | None:
+    """What a Scale that is the same for all elements multiplies by; None for other layers."""
+    if not isinstance(layer, Scale) or layer.scale.min() != layer.scale.max() or layer.scale.min() <= 0:
+        return None
+    return float(layer.scale.flat[0])
+
+
+def check_form(graph: Graph, host: Collection[str] = ()) -> None:
     """Every layer must be one that quantization knows what to do with, in a place where it does.
+
+    Args:
+        graph: with a synapse before every population.
+        host: what may run on the host, by name.
 
     Raises:
         S2CError: the first layer that is not, and what it would take.
     """
     known = (Input, Output, Readout, Neuron, Linear, Conv, *TRANSPARENT)
     for node in graph:
-        if type(node.layer) in _NO_SYNAPSE:
+        if isinstance(node.layer, PRODUCTS) and "products" not in host:
             raise S2CError(
-                f"a {node.layer.kind} layer has no integer form",
+                f"a {node.layer.kind} layer has no integer form on the chip",
                 where=node.where(),
-                why=_NO_SYNAPSE[type(node.layer)],
-                fix="the float graph can be simulated and verified; to deploy, do without the product",
+                why="both factors are computed, as in attention, and a synapse multiplies by weights that are stored",
+                fix='let the host multiply, between the chip\'s layers: --host products (host=["products"])',
             )
-        if not isinstance(node.layer, known):
+        if not isinstance(node.layer, (*known, *PRODUCTS)) and factor(node.layer) is None:
             raise S2CError(
                 f"a {node.layer.kind} layer has no integer form",
                 where=node.where(),
@@ -178,7 +191,7 @@ def check_form(graph: Graph) -> None:
 
 def _through(graph: Graph, name: str) -> Node:
     node = graph[name]
-    while isinstance(node.layer, TRANSPARENT) and len(node.inputs) == 1:
+    while isinstance(node.layer, (*TRANSPARENT, Scale)) and len(node.inputs) == 1:
         node = graph[node.inputs[0].source]
     return node
 

@@ -1,4 +1,6 @@
-"""Layers that the host computes: a direct-coded first layer before the chip, a read-out layer after it."""
+"""Layers that the host computes: a direct-coded first layer before the chip, a read-out layer after it, and between
+its layers what the chip cannot do.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,9 @@ from snn2chip.quantize.setting import HOST_BITS
 from snn2chip.simulate.ops import NumpyOps, apply
 
 Synaptic = TypeVar("Synaptic", Linear, Conv)
+
+# What the host may compute between the chip's layers → how that reads in a report.
+HOSTED = {"products": "multiplied on the host, from spikes the chip sends; the chip has no product of two spike trains"}
 
 _OPS = NumpyOps()
 _TOP = (1 << (HOST_BITS - 1)) - 1

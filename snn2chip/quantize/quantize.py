@@ -16,7 +16,7 @@ from snn2chip.ir.target import Target, load_target
 from snn2chip.passes import DEFAULT_PIPELINE, run_passes
 from snn2chip.quantize.assemble import assembled
 from snn2chip.quantize.groups import Group, check_form, with_delays_in_front, with_identity_synapses
-from snn2chip.quantize.host import host_fed
+from snn2chip.quantize.host import HOSTED, host_fed
 from snn2chip.quantize.neuron import APPROXIMATIONS
 from snn2chip.quantize.search import NoScaleError, Quantized, search
 from snn2chip.quantize.setting import Encoder, Setting
@@ -43,6 +43,7 @@ def quantize(
     encoder: Encoder = "host",
     passes: str = DEFAULT_PIPELINE,
     approximate: Collection[str] = (),
+    host: Collection[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Program:
     """The integer network the chip runs.
@@ -55,6 +56,7 @@ def quantize(
         encoder: where a direct-coded first layer runs: on the host, which then sends its sums to the chip once per
             sample, or on the chip, with the input as graded spikes.
         approximate: what a chip with a fixed neuron may do differently (``APPROXIMATIONS``); each is noted.
+        host: what the host may compute between the chip's layers because no chip can (``HOSTED``); each is noted.
         progress: called with the name of each population when it is done.
 
     Raises:
@@ -62,13 +64,15 @@ def quantize(
         S2CError: the network cannot be represented; the message names the layer.
     """
     chip = load_target(target)
-    _check_options(chip, calibration, weight_bits, encoder, approximate)
+    _check_options(chip, calibration, weight_bits, encoder)
+    approximate = _names("approximate", approximate, APPROXIMATIONS)
+    host = _names("run on the host", host, HOSTED)
     data = as_samples(graph, calibration)
     if graph.time_steps is None:
         graph = dataclasses.replace(graph, time_steps=data.shape[1])
     graph, records = run_passes(graph, data, passes)
     graph = with_delays_in_front(with_identity_synapses(graph)).verify()
-    check_form(graph)
+    check_form(graph, host)
     data = data[: affordable_samples(graph)]
     reference = simulate(graph, data, record=("spikes", "v", "a", "out"))
     make = partial(Setting, graph, chip, weight_bits, encoder, data, reference)
@@ -79,7 +83,7 @@ def quantize(
         shortlists[name] = first[name] if name in first else _shortlist(setting, group)
         if progress is not None:
             progress(name)
-    build = partial(assembled, setting, approximate=approximate)
+    build = partial(assembled, setting, approximate=approximate, host=host)
     return build(_refined(setting, shortlists, build), passes=records)
 
 
@@ -154,7 +158,7 @@ def _refined(
     return chosen
 
 
-def _check_options(target: Target, calibration: Any, bits: int, encoder: str, approximate: Collection[str]) -> None:
+def _check_options(target: Target, calibration: Any, bits: int, encoder: str) -> None:
     if calibration is None:
         raise UsageError(
             "quantization needs calibration data", fix="give calibration=x, samples as the network takes them"
@@ -167,8 +171,13 @@ def _check_options(target: Target, calibration: Any, bits: int, encoder: str, ap
         )
     if encoder not in ("host", "chip"):
         raise UsageError(f"there is no encoder {encoder!r}", fix='use "host" or "chip"')
-    if unknown := set(approximate) - set(APPROXIMATIONS):
+
+
+def _names(purpose: str, given: Collection[str], known: Collection[str]) -> frozenset[str]:
+    """The names given, all of them known; a single one need not be in a list."""
+    names = frozenset([given] if isinstance(given, str) else given)
+    if unknown := names - set(known):
         raise UsageError(
-            f"nothing to approximate is called {', '.join(sorted(unknown))}",
-            fix=f"choose from {', '.join(APPROXIMATIONS)}",
+            f"nothing to {purpose} is called {', '.join(sorted(unknown))}", fix=f"choose from {', '.join(known)}"
         )
+    return names

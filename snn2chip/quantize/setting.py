@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal, cast
 
 import numpy as np
 
 from snn2chip.errors import S2CError
 from snn2chip.ir.graph import Edge, Graph, Node
-from snn2chip.ir.layers import Array, Conv, Linear, Neuron
+from snn2chip.ir.layers import Array, Conv, Linear, Neuron, Scale
 from snn2chip.ir.program import Format
 from snn2chip.ir.target import Target
 from snn2chip.neurons.base import FloatNeuron
-from snn2chip.quantize.groups import TRANSPARENT, Group, groups, is_binary
+from snn2chip.quantize.groups import PASSING, PRODUCTS, TRANSPARENT, Group, factor, groups, is_binary
 from snn2chip.quantize.overflow import ranges
 from snn2chip.quantize.search import Branch, Problem
 from snn2chip.simulate import Result
@@ -62,7 +63,7 @@ class Setting:
         self.groups = groups(graph)
         self.on_host = self._host_prefix()
         self.input_format = self._input_format()
-        self.span_of = ranges(graph, self.input_format.range)
+        self.span_of = ranges(_in_units(graph), self.input_format.range)
         self.worth: dict[str, float] = {}
         for node in graph:
             self._value_of(node)
@@ -105,22 +106,37 @@ class Setting:
             self.worth[node.name] = layer.model.spike_value
         elif isinstance(layer, Neuron) and layer.model.trained_unit is not None:
             self.worth[node.name] = layer.model.trained_unit / (1 << self.target.arithmetic.input_shift)
-        elif isinstance(layer, TRANSPARENT):
-            units = {self.worth.get(e.source) for e in node.inputs}
-            if len(units) != 1 or None in units:
+        elif isinstance(layer, PASSING):
+            units = [self._value_on(edge, node) for edge in node.inputs]
+            if isinstance(layer, TRANSPARENT) and len(set(units)) > 1:
                 raise S2CError(
                     "values of different scales are added or joined",
                     where=node.where(),
                     why="only spikes of equal value can meet outside a neuron",
                     fix="put a synapse (linear or conv layer) on each branch, so that they meet in the neuron after it",
                 )
-            self.worth[node.name] = units.pop() or 1.0
+            self.worth[node.name] = math.prod(units if isinstance(layer, PRODUCTS) else units[:1]) * (
+                factor(layer) or 1.0
+            )
+
+    def _value_on(self, edge: Edge, reader: Node) -> float:
+        worth = self.worth.get(edge.source) if edge.port == "out" else None
+        if worth is None:
+            carried = "membranes" if isinstance(self.graph[edge.source].layer, Neuron) else "sums"
+            raise S2CError(
+                f"the {carried} of {edge.source} are read by a {reader.layer.kind} layer",
+                where=reader.where(),
+                why=f"{carried} have the scale of one population, and get it with that population",
+                fix="put a neuron between them, so that spikes are read; where branches are added, let each end in a "
+                "synapse (linear or conv layer), so that they meet in the neuron after it",
+            )
+        return worth
 
     def reads_input(self, group: Group) -> bool:
-        """Whether a synapse of the group carries the input, moved at most, and runs on the chip."""
+        """Whether a synapse of the group carries the input, moved or multiplied at most, and runs on the chip."""
         names = {self.graph.input.name}
         for node in self.graph:
-            if isinstance(node.layer, TRANSPARENT) and any(e.source in names for e in node.inputs):
+            if isinstance(node.layer, PASSING) and any(e.source in names for e in node.inputs):
                 names.add(node.name)
         return any(e.source in names for s in group.synapses if s.name not in self.on_host for e in s.inputs)
 
@@ -165,6 +181,12 @@ class Setting:
         if edge.delay:
             values = np.concatenate([np.zeros_like(values[:, : edge.delay]), values[:, : -edge.delay]], axis=1)
         return values.astype(np.int64)
+
+
+def _in_units(graph: Graph) -> Graph:
+    """The graph whose values are counted in units: a Scale changes what one is worth, not how many there are."""
+    one = Scale(np.ones((), np.int64))
+    return graph.with_nodes(dataclasses.replace(n, layer=one) if isinstance(n.layer, Scale) else n for n in graph)
 
 
 def bias_of(group: Group) -> Array:

@@ -1,13 +1,15 @@
-"""What operation counts rest on: synapses per input position, and which populations send spikes."""
+"""What operation counts rest on: synapses per input position, products, and which populations send spikes."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from snn2chip.ir.graph import Node
-from snn2chip.ir.layers import Array, Conv, Linear, Shape, windows
+from snn2chip.ir.graph import Network, Node
+from snn2chip.ir.layers import Array, Conv, Layer, Linear, MatMul, Mul, Shape, windows
 
 
 def fan_out(layer: Any, shape: Shape) -> Array:
@@ -27,6 +29,24 @@ def fan_out(layer: Any, shape: Shape) -> Array:
         covered = np.bincount(positions[(positions >= 0) & (positions < n)], minlength=n)
         counts = counts[..., None] * covered
     return np.broadcast_to(counts, shape)
+
+
+def product_macs(layer: Layer, inputs: Sequence[Shape], output: Shape) -> int:
+    """Multiply-accumulates of a product of two tensors, one step of one sample; 0 for other layers."""
+    if isinstance(layer, MatMul):
+        return math.prod(output) * inputs[0][-1]
+    return math.prod(output) if isinstance(layer, Mul) else 0
+
+
+def host_macs(network: Network) -> dict[str, int]:
+    """Multiply-accumulates of every layer the host computes, one step of one sample; additions are not counted."""
+    shapes, found = network.shapes(), {}
+    for node in network:
+        if node.placement == "host":
+            inputs = [shapes[edge.source] for edge in node.inputs]
+            synapses = int(fan_out(node.layer, inputs[0]).sum()) if node.layer.synaptic else 0
+            found[node.name] = synapses or product_macs(node.layer, inputs, shapes[node.name])
+    return found
 
 
 def silent(node: Node) -> bool:

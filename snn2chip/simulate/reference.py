@@ -21,7 +21,7 @@ from snn2chip.ir.graph import Edge, Network, Node
 from snn2chip.ir.layers import Array, Delay, Input, Linear, Neuron, Output, Readout, Shape
 from snn2chip.ir.program import Program
 from snn2chip.ir.schedule import depths, machine_delay
-from snn2chip.simulate.counting import fan_out, silent
+from snn2chip.simulate.counting import fan_out, host_macs, silent
 from snn2chip.simulate.data import to_integers
 from snn2chip.simulate.ops import NumpyOps, Ops, apply
 from snn2chip.simulate.readout import read_out
@@ -168,6 +168,7 @@ class _Plan:
                 key = (edge.source, edge.port)
                 self.history[key] = max(self.history.get(key, 0), delay + own)
         self.fan_out = {n.name: fan_out(n.layer, self.shapes[n.inputs[0].source]) for n in network if n.layer.synaptic}
+        self.host_macs = host_macs(network)
         self.register = self._register()
 
     def _delay(self, edge: Edge, node: Node) -> int:
@@ -246,9 +247,10 @@ def _run(
                 out = _stateless(node, plan, kernels, value)
                 # What never changes is computed once; on the chip its events still arrive at every step.
                 steps = slice(t, None if node.name in plan.static else t + 1)
-                if node.layer.synaptic:
+                counts[node.name].macs[:, t] = plan.host_macs.get(node.name, 0)
+                if node.layer.synaptic and node.placement == "chip":
                     events = kernels.to_numpy(value(*plan.edges[node.name][0]))
-                    _count_synapses(counts[node.name], steps, events, plan.fan_out[node.name], node)
+                    _count_synapses(counts[node.name], steps, events, plan.fan_out[node.name])
                 if "out" in wanted:
                     _store(recordings[node.name], "out", kernels.to_numpy(out), steps, plan.steps)
             now[node.name, "out"] = out
@@ -290,11 +292,8 @@ def _count_population(counts: Counts, t: int, out: Array, node: Node) -> None:
         counts.spikes[:, t] = np.count_nonzero(out.reshape(len(out), -1), axis=1)
 
 
-def _count_synapses(counts: Counts, steps: slice, events: Array, fan: Array, node: Node) -> None:
-    if node.placement == "host":
-        counts.macs[:, steps.start] = int(fan.sum())
-    else:
-        counts.synops[:, steps] = ((events != 0).reshape(len(events), -1) @ fan.ravel())[:, None]
+def _count_synapses(counts: Counts, steps: slice, events: Array, fan: Array) -> None:
+    counts.synops[:, steps] = ((events != 0).reshape(len(events), -1) @ fan.ravel())[:, None]
 
 
 def _record_population(

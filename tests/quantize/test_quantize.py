@@ -371,7 +371,7 @@ def test_networks_without_an_integer_form_are_refused_by_name() -> None:
     )
     with pytest.raises(S2CError, match=r"(?s)one and two.*cannot become one: two pads the border with zeros"):
         quantize(padded, "loihi2", spikes(rng, 4, 5, 2, 6, 6))
-    scaled = graph((9,), node("scale", Scale(np.float32(0.3)), "x"), node("lif", population(FIRES), "scale"))
+    scaled = graph((9,), node("scale", Scale(np.linspace(0.3, 1, 9)), "x"), node("lif", population(FIRES), "scale"))
     with pytest.raises(S2CError, match="Scale layer has no integer form"):
         quantize(scaled, "loihi2", x)
     shared = graph(
@@ -383,6 +383,24 @@ def test_networks_without_an_integer_form_are_refused_by_name() -> None:
     )
     with pytest.raises(S2CError, match="read by more than one population"):
         quantize(shared, "loihi2", x)
+
+
+def test_one_factor_for_all_is_what_a_unit_is_worth() -> None:
+    rng = np.random.default_rng(18)
+    x = spikes(rng, 20, 5, 9)
+    network = graph(
+        (9,),
+        node("scale", Scale(np.float32(0.3)), "x"),
+        node("late", Scale(np.float32(0.5)), Edge("scale", delay=1)),
+        node("lif", population(LIF(0.5, 0.9)), "scale", "late"),
+        node("tenth", Scale(np.float32(0.1)), "lif"),
+    )
+    program = quantize(network, "loihi2", x)
+    real, fixed = simulate(network, x, record="spikes"), simulate(program, x, record="spikes")
+    assert not any(isinstance(n.layer, Scale) for n in program)
+    assert 0.1 < real["lif"].spikes.mean() < 0.9
+    np.testing.assert_array_equal(real["lif"].spikes, fixed["lif"].spikes)
+    np.testing.assert_allclose(real.outputs, fixed.outputs, rtol=1e-6)
 
 
 def test_weights_that_are_multiples_of_one_number_are_not_rounded() -> None:

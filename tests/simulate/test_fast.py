@@ -182,8 +182,8 @@ def mixtures(draw: Any) -> tuple[Program, np.ndarray]:
         node("nq", kind(), "also", "q"),
         node("nk", kind(), "k"),
         node("turned", Permute((1, 0)), "nk"),
-        node("attention", MatMul(), "turned", "nq"),
-        node("squared", Mul(), "attention", "attention"),
+        node("attention", MatMul(), "turned", "nq", placement=pick("chip", "host")),
+        node("squared", Mul(), "attention", "attention", placement=pick("chip", "host")),
         node("joined", Concat(pick(0, 1, -1)), "attention", "squared"),
         node("flat", Flatten(), "joined"),
         node("line", Conv1d(integers(rng, 2, 3, 2), groups=1), "rows")

@@ -212,13 +212,36 @@ def test_integers_follow_the_float_network(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
-def test_attention_has_no_integer_form(name: str) -> None:
+def test_attention_has_no_integer_form_on_the_chip(name: str) -> None:
     net = small(name, layout={"blocks": (0, 1) if name == "metaspikeformer" else 1})
     x = data(net, 0)
-    with pytest.raises(S2CError, match="a MatMul layer has no integer form") as refusal:
+    with pytest.raises(S2CError, match="a MatMul layer has no integer form on the chip") as refusal:
         quantize(trace(net, x), calibration=x)
     assert "attention" in str(refusal.value)
+    assert "--host products" in refusal.value.fix
     assert ".branch" in refusal.value.where
+
+
+def test_attention_is_exact_with_its_products_on_the_host() -> None:
+    net = small("spikformer-4-384", layout={"blocks": 1})
+    calibration, x = data(net, 3, 8), data(net, 4, 4)
+    program = quantize(trace(net, calibration), calibration=calibration, host=["products"])
+    found = simulate(program, x, record=("spikes", "out"), engine="reference")
+    fast = simulate(program, x, record=("spikes", "out"), engine="fast")
+    np.testing.assert_array_equal(fast.outputs_int, found.outputs_int)
+    for name, recorded in found.recordings.items():
+        for what in ("spikes", "out"):
+            np.testing.assert_array_equal(getattr(fast[name], what), getattr(recorded, what), err_msg=name)
+    # By head, [N, T, heads, tokens, C / heads].
+    q, k, v = (
+        found[f"body.7.branch.{part}.neuron"].spikes.reshape(4, T, 12, 2, 16).swapaxes(-1, -2).astype(np.int64)
+        for part in ("query", "key", "value")
+    )
+    np.testing.assert_array_equal(found["body.7.branch.matmul_2"].out, q @ k.swapaxes(-1, -2) @ v)
+    outputs, spikes, _ = run(net, x)
+    for path, expected in spikes.items():
+        assert found[path].spikes.mean() == pytest.approx(expected.mean(), abs=0.04), path
+    assert np.corrcoef(found.outputs.ravel(), outputs.ravel())[0, 1] > 0.9
 
 
 @pytest.mark.parametrize(

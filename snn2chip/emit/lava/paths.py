@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from snn2chip.emit.lava.matrices import Matrix, matrix_of
 from snn2chip.errors import S2CError
 from snn2chip.ir.graph import Edge, Node, Port
-from snn2chip.ir.layers import Conv, Delay, Input, Linear, Neuron, Shape
+from snn2chip.ir.layers import Conv, Delay, Input, Linear, MatMul, Mul, Neuron, Shape
 from snn2chip.ir.program import Program
 
 
@@ -76,10 +76,12 @@ def paths_into(program: Program, target: Node) -> list[Path]:
     """Every path into a population, in the order of its inputs.
 
     Raises:
-        S2CError: two synapses follow each other without a population, or a bias sits in a synapse on the chip.
+        S2CError: two synapses follow each other without a population, a bias sits in a synapse on the chip, or the host
+            computes on the way.
     """
     paths = [path for edge in target.inputs for path in _back(program, edge, (), 0, target)]
     for path in paths:
+        _check_host(program, path)
         synapses = [hop.node for hop in path.hops if hop.node.layer.synaptic]
         if len(synapses) > 1:
             raise S2CError(
@@ -97,6 +99,26 @@ def paths_into(program: Program, target: Node) -> list[Path]:
                     fix="a Program keeps it in the bias of the population it feeds",
                 )
     return paths
+
+
+def _check_host(program: Program, path: Path) -> None:
+    """The host of a project hands over what it knows before the run; no population may be behind it."""
+    behind, pending = {}, [path.source]
+    while pending:
+        node = pending.pop()
+        if node.name not in behind:
+            behind[node.name] = node
+            pending += [] if isinstance(node.layer, Neuron) else [program[edge.source] for edge in node.inputs]
+    if isinstance(path.source.layer, Neuron) or not any(isinstance(node.layer, Neuron) for node in behind.values()):
+        return
+    named = [node for node in program if node.name in behind and isinstance(node.layer, MatMul | Mul)] or [path.source]
+    raise S2CError(
+        "the host computes between populations",
+        where=named[0].where(),
+        why=f"{', '.join(node.name for node in named)} ({named[0].layer.kind}) on the host answers spikes of the same "
+        f"step for {path.target.name}; what the host of a Lava project hands over is computed before it runs",
+        fix="the .nir file holds the program in full; simulate runs it exactly, and verify can compare the two engines",
+    )
 
 
 def on_host(program: Program, node: Node) -> bool:

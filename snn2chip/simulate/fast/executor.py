@@ -323,14 +323,12 @@ class _Span:
         counts, steps = self.chunk.sink.counts[node.name], slice(self.t, self.t + self.length)
         if isinstance(node.layer, Neuron) and not silent(node):
             counts.spikes[self._samples, steps] = self.nonzero[node.name, "out"].T
+        static = node.name in self.plan.static
+        counts.macs[self._samples, 0 if static else steps] = self.plan.host_macs.get(node.name, 0)
         synapse = self.plan.synapses.get(node.name)
-        if synapse is None:
-            return
-        static, (edge,) = node.name in self.plan.static, node.inputs
-        if synapse.events is None:
-            counts.macs[self._samples, 0 if static else steps] = synapse.macs
-            return
-        counts.synops[self._samples, slice(None) if static else steps] = self._events(edge, synapse.events).T
+        if synapse is not None and synapse.events is not None:
+            events = self._events(node.inputs[0], synapse.events)
+            counts.synops[self._samples, slice(None) if static else steps] = events.T
 
     def _events(self, edge: Edge, events: stateless.Events) -> Array:
         """[S, n] synaptic events of what arrives on an edge."""

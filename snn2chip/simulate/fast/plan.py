@@ -15,7 +15,7 @@ from snn2chip.ir.graph import Edge, Node
 from snn2chip.ir.layers import Array, Conv, Delay, Input, Linear, Neuron, Output, Pool, Readout, Shape
 from snn2chip.ir.program import Program
 from snn2chip.neurons.base import IntegerNeuron
-from snn2chip.simulate.counting import fan_out
+from snn2chip.simulate.counting import fan_out, host_macs
 from snn2chip.simulate.fast import linear, stateless
 from snn2chip.simulate.fast.population import Inflow, Layout, Population, port_ranges
 from snn2chip.simulate.fast.symbolic import state_names
@@ -42,7 +42,6 @@ class SynapseRun:
 
     parts: tuple[tuple[int, linear.Chosen], ...]
     events: stateless.Events | None
-    macs: int
     dtype: torch.dtype
 
 
@@ -69,6 +68,7 @@ class Plan:
     channels_last: dict[str, bool]
     gains: dict[str, Array]
     edges: dict[str, tuple[Edge, ...]]
+    host_macs: dict[str, int]
     done: tuple[tuple[str, ...], ...] = ()
     synapses: dict[str, SynapseRun] = field(default_factory=dict)
     operations: dict[str, stateless.Operation] = field(default_factory=dict)
@@ -125,6 +125,7 @@ def prepare(program: Program, record: bool, samples: int, steps: int) -> Plan:
         _layouts(program, shapes),
         gains,
         {node.name: _behind(program, node, gains) for node in program.neurons},
+        host_macs(program),
     )
     last = last_reader(plan)
     plan.done = tuple(tuple(name for name, end in last.items() if end == i) for i in range(len(plan.components)))
@@ -163,9 +164,8 @@ def _synapse(plan: Plan, node: Node, samples: int, steps: int) -> SynapseRun:
     parts = tuple(
         (delay, linear.choose(linear.Case.of(part, shape, x), batch, runs)) for delay, part in _by_delay(layer)
     )
-    on_host = node.placement == "host"
-    events = None if on_host else stateless.events_of(layer, fan)
-    return SynapseRun(parts, events, int(fan.sum()) if on_host else 0, plan.dtype((node.name, "out")))
+    events = None if node.placement == "host" else stateless.events_of(layer, fan)
+    return SynapseRun(parts, events, plan.dtype((node.name, "out")))
 
 
 def _by_delay(layer: Linear | Conv) -> list[tuple[int, Linear | Conv]]:

@@ -115,12 +115,12 @@ def groups(graph: Graph) -> tuple[Group, ...]:
     for node in graph.neurons:
         synapses = [graph[edge.source] for edge in node.inputs]
         for synapse in synapses:
-            if shown := next((edge for edge in _edges_back(graph, synapse) if edge.port != "out"), None):
+            if shown := next((edge for edge in _edges_back(graph, synapse) if _is_membrane(graph, edge)), None):
                 raise S2CError(
                     f"this layer carries a membrane, {shown}, to a population",
                     where=synapse.where(),
                     why="between the chip's populations there are spikes only",
-                    fix="feed on the spikes instead of the membrane",
+                    fix="feed on the spikes instead; a synaptic current is the current_decay of its neuron",
                 )
             readers = graph.consumers(synapse.name)
             if len(readers) != 1:
@@ -147,6 +147,12 @@ def factor(layer: Layer) -> float | None:
     if not isinstance(layer, Scale) or layer.scale.min() != layer.scale.max() or layer.scale.min() <= 0:
         return None
     return float(layer.scale.flat[0])
+
+
+def _is_membrane(graph: Graph, edge: Edge) -> bool:
+    """Whether an edge carries a membrane: a port of its own, or all that an integrator gives."""
+    layer = graph[edge.source].layer
+    return edge.port != "out" or (isinstance(layer, Neuron) and layer.model.integrates_only)
 
 
 def check_form(graph: Graph, host: Collection[str] = ()) -> None:

@@ -316,6 +316,22 @@ def test_integrators_keep_their_membrane() -> None:
     assert not b.counts["li"].spikes.any()
 
 
+@pytest.mark.parametrize("delay", [0, 1])
+@pytest.mark.parametrize("synapse", [True, False])
+def test_the_membrane_of_an_integrator_cannot_feed_a_population(delay: int, synapse: bool) -> None:
+    rng = np.random.default_rng(9)
+    late = Edge("syn", delay=delay)
+    network = graph(
+        (6,),
+        node("fc", Linear(weights(rng, 5, 6)), "x"),
+        node("syn", population(LIF(np.inf, 0.9)), "fc"),
+        *([node("fc2", Linear(weights(rng, 5, 5)), late)] if synapse else []),
+        node("lif", population(FIRES), "fc2" if synapse else late),
+    )
+    with pytest.raises(S2CError, match="carries a membrane, syn"):
+        quantize(network, "loihi2", spikes(rng, 4, 5, 6))
+
+
 def test_outputs_come_back_in_the_units_of_the_network() -> None:
     rng = np.random.default_rng(10)
     x = spikes(rng, 24, 5, 2, 8, 8)

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from effort import examples
@@ -49,8 +50,9 @@ from snn2chip.ir.layers import (
 from snn2chip.ir.program import Format, Program
 from snn2chip.ir.target import load_target
 from snn2chip.neurons.lif import LIF, IntegerLIF
+from snn2chip.neurons.ternary import IntegerTernaryLIF
 from snn2chip.simulate import Result, fast, simulate
-from snn2chip.simulate.fast import compiled, linear
+from snn2chip.simulate.fast import choice, compiled, linear
 from snn2chip.simulate.fast import plan as planning
 from snn2chip.simulate.fast.explain import explain_engine, peak_memory
 from snn2chip.simulate.fast.population import Inflow, Layout, Population
@@ -114,7 +116,7 @@ def test_random_programs(case: Case, size: int, int8: bool, record: bool) -> Non
     wanted = EVERYTHING if record else ()
     expected = simulate(case.program, case.x, record=wanted, engine="reference")
     fast._plans.clear()
-    with chunks(size), mock.patch.object(linear, "_prefers_int8", return_value=int8):
+    with chunks(size), mock.patch.object(choice, "_prefers_int8", return_value=int8):
         assert_same(expected, simulate(case.program, case.x, record=wanted, engine="fast"))
 
 
@@ -127,6 +129,10 @@ NEURONS: dict[str, dict[str, Any]] = {
 
 def neuron(kind: str, **options: Any) -> Any:
     return population(IntegerLIF(**{**NEURONS[kind], **options}))
+
+
+def ternary(v_threshold: int = 40) -> Any:
+    return population(IntegerTernaryLIF(np.asarray(v_threshold), np.asarray(1000), np.asarray(3)))
 
 
 def integers(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -149,7 +155,7 @@ def mixtures(draw: Any) -> tuple[Program, np.ndarray]:
     """Programs of the layers and edges that ``cases`` has few or none of, over few kinds of neurons."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     pick = lambda *options: draw(st.sampled_from(options))  # noqa: E731
-    kind = lambda: neuron(pick(*NEURONS))  # noqa: E731
+    kind = lambda: pick(*map(neuron, NEURONS), ternary())  # noqa: E731
     space = (draw(st.integers(4, 7)), draw(st.integers(4, 7)))
     pool = pick(MaxPool, SumPool)
     kernel = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
@@ -403,61 +409,82 @@ def isolated(script: str, **environment: str) -> str:
 
 # --- trust ---
 
-_INT8 = """
-    import numpy as np
-    from networks import node, population, program
-    from snn2chip.ir.layers import Conv2d, Flatten, Linear
-    from snn2chip.neurons.lif import IntegerLIF
-    from snn2chip.simulate import fast, simulate
-    from snn2chip.simulate.fast import linear
-    from snn2chip.simulate.ranges import Range
 
-    linear._prefers_int8 = lambda case: True
+def small_vgg(bits: int, first: Any, second: Any) -> Program:
+    """Convolutions, pooling and a head, with weights at the edge of 8 bits, on ``bits``-bit inputs."""
     rng = np.random.default_rng(0)
-    extreme = lambda *shape: rng.choice([-256, 254], shape)
-    made = program((16, 8, 8),
-        node("conv", Conv2d(extreme(32, 16, 3, 3), padding=(1, 1)), "x"),
-        node("lif", population(IntegerLIF(300, 1000, 4096, 0)), "conv"),
-        node("flat", Flatten(), "lif"), node("fc", Linear(extreme(7, 2048)), "flat"), bits=7)
-    x = rng.choice([0, 127], (3, 5, 16, 8, 8))
-    expected, found = (simulate(made, x, record=("a", "spikes", "out"), engine=e) for e in ("reference", "fast"))
-    for layer, what in (("lif", "a"), ("lif", "spikes"), ("fc", "out")):
-        assert (getattr(expected[layer], what) == getattr(found[layer], what)).all(), (layer, what)
-    kernels = {name: s.parts[0][1].kernel for name, s in fast._plans[-1][2].synapses.items()}
-    # Beyond 128 old processors saturate: there the self-test must notice, or the sums must be right.
-    wide = linear.Case.of(made["conv"].layer, (16, 8, 8), Range(0, 255))
-    doubt = linear.distrust("int8", wide)
-    assert linear.METHODS["int8"].refuse(wide)
-    print(kernels["conv"], kernels["fc"], doubt or "right")
-"""
+    extreme = lambda *shape: rng.choice([-256, 0, 2, 254], shape)  # noqa: E731
+    return program(
+        (16, 8, 8),
+        node("c1", Conv2d(extreme(32, 16, 3, 3), padding=(1, 1)), "x"),
+        node("n1", first, "c1"),
+        node("c2", Conv2d(extreme(32, 32, 3, 3), padding=(1, 1), stride=(2, 2)), "n1"),
+        node("n2", second, "c2", "shortcut"),
+        node("shortcut", Conv2d(extreme(32, 16, 1, 1), stride=(2, 2)), "x"),
+        node("pool", MaxPool((2, 2), (2, 2), (0, 0)), "n2"),
+        node("flat", Flatten(), "pool"),
+        node("fc", Linear(extreme(7, 128)), "flat"),
+        bits=bits,
+    )
+
+
+def every_way() -> str:
+    """Random programs and small VGGs in one, two and three chunks' sizes and threads; what int8 makes of them.
+
+    Raises:
+        AssertionError: an integer differs from the reference engine's.
+    """
+
+    @settings(max_examples=8, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(case=cases())
+    def programs(case: Case) -> None:
+        compared(case.program, case.x)
+
+    plain = neuron("plain", v_threshold=3000)
+    with mock.patch.object(choice, "_prefers_int8", return_value=True):
+        programs()
+        for bits, first, second in ((1, plain, plain), (7, plain, ternary(9000)), (8, ternary(9000), neuron("soft"))):
+            made = small_vgg(bits, first, second)
+            compared(made, np.random.default_rng(1).choice([0, 1, (1 << bits) - 1], (3, *made.sample_shape)))
+            chosen = [synapse.parts[0][1] for synapse in fast._plans[-1][2].synapses.values()]
+            assert any(c.kernel == "int8" or "int8" in c.rejected for c in chosen)
+    # Beyond 128 processors without 8-bit dot products saturate: nothing that does may pass for right.
+    wide = linear.Case.of(Conv2d(np.full((4, 16, 3, 3), 127), padding=(1, 1)), (16, 8, 8), Range(0, 255))
+    return f"{linear.METHODS['int8'].refuse(wide) or 'taken'}: {choice.distrust('int8', wide) or 'right'}"
+
+
+def compared(made: Program, x: np.ndarray) -> None:
+    expected = simulate(made, x, record=EVERYTHING, engine="reference")
+    for size, threads, wanted in ((1 << 22, 1, EVERYTHING), (3000, 2, ()), (1, 1, ()), (1 << 22, 2, ())):
+        fast._plans.clear()
+        with chunks(size, threads):
+            found = simulate(made, x, record=wanted, engine="fast")
+        assert_same(expected if wanted else dataclasses.replace(expected, recordings={}), found)
 
 
 @pytest.mark.parametrize("limit", ["ALL", "AVX512_CORE", "AVX2", "SSE41"])
-def test_eight_bit_sums_on_older_processors(limit: str) -> None:
-    conv, fc, *doubt = isolated(_INT8, ONEDNN_MAX_CPU_ISA=limit).split()
-    assert {conv, fc} <= {"int8", "f32"}
-    assert doubt == ["right"] or "wrong" in doubt
+def test_every_processor_gives_the_same_integers(limit: str) -> None:
+    script = "from tests.simulate.test_fast import every_way; print(every_way())"
+    said, found = isolated(script, ONEDNN_MAX_CPU_ISA=limit).strip().rsplit(": ", 1)
+    assert found == "right" or ("without 8-bit dot products" in said and "wrong" in found)
+    if limit != "ALL":
+        assert "without 8-bit dot products" in said
 
 
-def off_by_one(layer: Any) -> Any:
-    right = linear._float(torch.float64)(layer)
+def off_by_one(case: Any) -> Any:
+    right = linear._float(torch.float64)(case)
     return lambda x: right(x) + 1
 
 
-def in_bfloat16(layer: Any) -> Any:
+def in_bfloat16(case: Any) -> Any:
+    layer = case.layer
     weight = torch.from_numpy(layer.weight).to(torch.bfloat16)
     if isinstance(layer, Linear):
         return lambda x: F.linear(x.to(torch.bfloat16), weight).float()
     return lambda x: F.conv2d(x.to(torch.bfloat16), weight, None, layer.stride, layer.padding).float()
 
 
-def gone(layer: Any) -> Any:
-    raise AttributeError("'_OpNamespace' 'onednn' object has no attribute 'qconv_prepack'")
-
-
-@pytest.mark.parametrize(
-    ("broken", "said"), [(off_by_one, "wrong"), (in_bfloat16, "wrong"), (gone, "cannot run here: '_OpNamespace'")]
-)
+@pytest.mark.parametrize(("broken", "said"), [(off_by_one, "wrong"), (in_bfloat16, "wrong")])
 def test_a_kernel_that_fails_its_self_test_is_not_used(broken: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("int8", "f32"):
         monkeypatch.setitem(linear.METHODS, name, dataclasses.replace(linear.METHODS[name], make=broken))
@@ -470,6 +497,61 @@ def test_a_kernel_that_fails_its_self_test_is_not_used(broken: Any, said: str, m
     rows = {row.layer: row for row in explain_engine(made, 3, 5, wanted=frozenset(EVERYTHING)).rows}
     assert rows["conv"].kernel == rows["fc"].kernel == "f64"
     assert said in rows["conv"].why
+
+
+class OtherOps:
+    """torch.ops.onednn as another version might have it: one operator gone or changed."""
+
+    def __init__(self, **changed: Any) -> None:
+        self._changed = changed
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._changed:
+            return getattr(ONEDNN, name)
+        if self._changed[name] is None:
+            raise AttributeError(f"'_OpNamespace' 'onednn' object has no attribute '{name}'")
+        return self._changed[name]
+
+
+ONEDNN = torch.ops.onednn
+
+
+def with_one_more_argument(x: Any, scale: Any, zero: Any, weight: Any, new: Any) -> Any:
+    raise AssertionError("not reached")
+
+
+def deaf_to_the_zero_point(x: Any, scale: Any, zero: Any, *rest: Any) -> Any:
+    return ONEDNN.qconv2d_pointwise(x, scale, 0, *rest)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"qconv_prepack": None}, "has no attribute 'qconv_prepack'"),
+        ({"qconv2d_pointwise": None}, "has no attribute 'qconv2d_pointwise'"),
+        ({"qconv2d_pointwise": with_one_more_argument}, "positional arguments"),
+        ({"qconv2d_pointwise": lambda *args: None}, "it cannot run here"),
+        ({"qconv2d_pointwise": deaf_to_the_zero_point}, "sums wrong"),
+    ],
+    ids=["no packing", "no product", "other arguments", "nothing", "no zero point"],
+)
+def test_an_operator_that_torch_changed_is_left_out_and_said(
+    changed: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "_trusted", {})
+    monkeypatch.setattr(choice, "_prefers_int8", lambda case: True)
+    made = small_vgg(1, ternary(3000), neuron("plain", v_threshold=3000))
+    x = spikes(np.random.default_rng(1), 2, *made.sample_shape).astype(int)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.ops, "onednn", OtherOps(**changed))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = simulate(made, x, engine="fast")
+    rows = {row.layer: row for row in explain_engine(made, 2, 5).rows}
+    assert rows["c2"].kernel == "f32"
+    assert said in rows["c2"].why
+    assert rows["fc"].kernel == "int8"
+    assert_same(simulate(made, x, engine="reference"), found)
 
 
 @pytest.mark.parametrize(
@@ -501,7 +583,7 @@ def test_no_sum_leaves_its_proved_range(seed: int, low: int, width: int, padding
 
 
 def test_a_shared_power_of_two_leaves_the_mantissa(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "_prefers_int8", lambda case: True)
+    monkeypatch.setattr(choice, "_prefers_int8", lambda case: True)
     made = program((9,), node("fc", Linear(np.arange(-128, -110).reshape(2, 9) << 30), "x"))
     x = np.ones((1, 5, 9), int)
     assert_same(simulate(made, x, engine="reference"), simulate(made, x, engine="fast"))

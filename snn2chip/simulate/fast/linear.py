@@ -1,9 +1,8 @@
-"""Exact kernels for synapses: which ones are exact for a layer's integers, which of them to trust, which to take.
+"""Kernels for synapses, and which of them are exact for a layer's integers.
 
 A floating-point or int8 convolution computes integers exactly as long as no partial sum, in whatever order, leaves its
-mantissa: that is proved from the weights and the input's range (``ranges.sum_range``). What a proof does not cover (a
-library that chooses Winograd, adds pairs in 16 bits on an old processor, or changes an internal operator) is covered by
-a self-test against numpy before a kernel is used, and by falling back when it fails.
+mantissa: that is proved from the weights and the input's range (``ranges.sum_range``). What a proof does not cover is
+tested before a kernel is used (``choice.py``).
 """
 
 from __future__ import annotations
@@ -12,28 +11,24 @@ import contextlib
 import functools
 import math
 import os
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from snn2chip.ir.layers import Array, Conv, Linear, Shape, windows
+from snn2chip.ir.layers import Array, Conv, Linear, Shape
+from snn2chip.simulate.fast.stateless import dtype_of
 from snn2chip.simulate.ops import NumpyOps, apply
 from snn2chip.simulate.ranges import Range, SumRange, common_power, magnitude, sum_range
 
 Synapse = Linear | Conv
 Kernel = Callable[[torch.Tensor], torch.Tensor]
 
-# Above this, processors without 8-bit dot products saturate when they add pairs of products in 16 bits.
-_INT8_INPUT = 128
-# Multiply-accumulates of one self-test in numpy; larger layers are tested on a cut-out of their input.
-_TEST_MACS = 20_000_000
-# Candidates are timed where a run is this many times longer than a trial.
-_WORTH_TIMING = 50
+# How far apart inputs may lie; processors without 8-bit dot products add pairs of products in 16 bits and saturate.
+_INT8_SPAN = {True: 255, False: 128}
 
 
 @contextlib.contextmanager
@@ -101,15 +96,34 @@ def gain_of(layer: Synapse) -> Array | None:
 # --- the kernels: why one is not exact for a case ("" where it is), and how it is made ---
 
 
+@functools.cache
+def has_int8_dot_products() -> bool:
+    """Whether oneDNN will use 8-bit dot products (VNNI or better); a limit set in the environment counts."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    if limit not in ("ALL", "DEFAULT") and not any(part in limit for part in ("VNNI", "AMX", "BF16", "FP16")):
+        return False
+    try:
+        return bool(torch.cpu._is_vnni_supported())
+    except AttributeError:
+        return False
+
+
+def _zero_point(x: Range) -> int:
+    """What is added to inputs so that they are bytes; the operator takes it off again, padding included."""
+    return max(0, -x.low)
+
+
 def _refuse_int8(case: Case) -> str:
     weights = case.layer.weight // common_power(case.layer.weight)
     if isinstance(case.layer, Conv) and case.layer.axes > 2:
         return "no kernel for three axes"
     if weights.size == 0 or weights.min() < -128 or weights.max() > 127:
         return "weights exceed 8 bits"
-    if case.x.low < 0 or case.x.high > _INT8_INPUT:
-        return f"inputs {case.x} are not within 0…{_INT8_INPUT}"
-    return "" if case.sums.partial < 2**24 else "sums exceed a float's 24 bits"
+    span = max(0, case.x.high) + _zero_point(case.x)
+    if span > _INT8_SPAN[has_int8_dot_products()] or dtype_of(case.x) not in (torch.uint8, torch.int8):
+        return f"inputs {case.x} exceed 8 bits" + ("" if span > 255 else " of a processor without 8-bit dot products")
+    shifted = sum_range(case.layer, Range(0, span)).partial
+    return "" if max(case.sums.partial, shifted) < 2**24 else "sums exceed a float's 24 bits"
 
 
 def _refuse_f32(case: Case) -> str:
@@ -124,7 +138,8 @@ def _tensor(array: Array) -> torch.Tensor:
     return torch.from_numpy(np.array(array))
 
 
-def _int8(layer: Synapse) -> Kernel:
+def _int8(case: Case) -> Kernel:
+    layer, zero = case.layer, _zero_point(case.x)
     power = common_power(layer.weight)
     weight = _tensor(layer.weight // power).to(torch.int8)
     scales = torch.full((len(weight),), float(power))
@@ -133,36 +148,42 @@ def _int8(layer: Synapse) -> Kernel:
     tail: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
     if isinstance(layer, Linear):
         packed = ops.qlinear_prepack(weight, None)
-        run: Kernel = lambda x: ops.qlinear_pointwise(x, 1.0, 0, packed, scales, zeros, None, *tail)  # noqa: E731
-        return _over_rows(_plus(layer, run, torch.float32), torch.uint8)
+        run: Kernel = lambda x: ops.qlinear_pointwise(x, 1.0, zero, packed, scales, zeros, None, *tail)  # noqa: E731
+        return _over_rows(_plus(layer, run, torch.float32), lambda x: _bytes(x, zero))
     flat = _over_two_axes(layer)
     packed = ops.qconv_prepack(
-        weight.reshape(flat.weight), scales, 1.0, 0, flat.stride, flat.padding, flat.dilation, layer.groups, None
+        weight.reshape(flat.weight), scales, 1.0, zero, flat.stride, flat.padding, flat.dilation, layer.groups, None
     )
     where = (flat.stride, flat.padding, flat.dilation, layer.groups)
-    run = lambda x: ops.qconv2d_pointwise(x, 1.0, 0, packed, scales, zeros, None, *where, *tail)  # noqa: E731
-    return _over_images(layer, _plus(layer, run, torch.float32), torch.uint8)
+    run = lambda x: ops.qconv2d_pointwise(x, 1.0, zero, packed, scales, zeros, None, *where, *tail)  # noqa: E731
+    return _over_images(layer, _plus(layer, run, torch.float32), lambda x: _bytes(x, zero))
 
 
-def _float(dtype: torch.dtype) -> Callable[[Synapse], Kernel]:
-    def make(layer: Synapse) -> Kernel:
+def _bytes(x: torch.Tensor, zero: int) -> torch.Tensor:
+    """``x + zero`` in unsigned bytes, where that is what it fits."""
+    return x.to(torch.int8).view(torch.uint8).add(zero) if zero else x.to(torch.uint8)
+
+
+def _float(dtype: torch.dtype) -> Callable[[Case], Kernel]:
+    def make(case: Case) -> Kernel:
+        layer = case.layer
         weight = _tensor(layer.weight).to(dtype)
         bias = None if layer.bias is None else _tensor(layer.bias).to(dtype)
         if isinstance(layer, Linear):
-            return _over_rows(lambda x: F.linear(x, weight, bias), dtype)
+            return _over_rows(lambda x: F.linear(x, weight, bias), lambda x: x.to(dtype))
         flat = _over_two_axes(layer)
         kernel = weight.reshape(flat.weight).contiguous(memory_format=torch.channels_last)
         where = (flat.stride, flat.padding, flat.dilation, layer.groups)
-        return _over_images(layer, lambda x: F.conv2d(x, kernel, bias, *where), dtype)
+        return _over_images(layer, lambda x: F.conv2d(x, kernel, bias, *where), lambda x: x.to(dtype))
 
     return make
 
 
-def _int64(layer: Synapse) -> Kernel:
+def _int64(case: Case) -> Kernel:
     ops = NumpyOps()
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(apply(layer, [x.to(torch.int64).numpy()], ops))
+        return torch.from_numpy(apply(case.layer, [x.to(torch.int64).numpy()], ops))
 
     return run
 
@@ -172,7 +193,7 @@ class Method:
     """One way to compute a synapse: ``refuse`` says why it is not exact for a case ("" where it is)."""
 
     refuse: Callable[[Case], str]
-    make: Callable[[Synapse], Kernel]
+    make: Callable[[Case], Kernel]
     text: str
 
 
@@ -201,18 +222,18 @@ def _over_two_axes(layer: Conv) -> _Flat:
     return _Flat(shape, (*lead, *layer.stride), (*(0,) * len(lead), *layer.padding), (*lead, *layer.dilation))
 
 
-def _over_rows(run: Kernel, dtype: torch.dtype) -> Kernel:
+def _over_rows(run: Kernel, cast: Kernel) -> Kernel:
     def linear(x: torch.Tensor) -> torch.Tensor:
-        y = run(x.reshape(-1, x.shape[-1]).to(dtype))
+        y = run(cast(x.reshape(-1, x.shape[-1])))
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
     return linear
 
 
-def _over_images(layer: Conv, run: Kernel, dtype: torch.dtype) -> Kernel:
+def _over_images(layer: Conv, run: Kernel, cast: Kernel) -> Kernel:
     def conv(x: torch.Tensor) -> torch.Tensor:
         images = x.unsqueeze(2) if layer.axes == 1 else x
-        y = run(images.to(dtype, memory_format=torch.channels_last))
+        y = run(cast(images).contiguous(memory_format=torch.channels_last))
         return y.squeeze(2) if layer.axes == 1 else y
 
     return conv
@@ -224,159 +245,3 @@ def _plus(layer: Synapse, run: Kernel, dtype: torch.dtype) -> Kernel:
     shape = (1, -1) if isinstance(layer, Linear) else (1, -1, 1, 1)
     bias = _tensor(layer.bias).to(dtype).reshape(shape)
     return lambda x: run(x).add_(bias)
-
-
-# --- trust ---
-
-_trusted: dict[tuple[Any, ...], str] = {}
-
-
-def distrust(name: str, case: Case) -> str:
-    """Why the kernel ``name`` cannot be used for layers of this shape ("" where it passed its self-test).
-
-    It is run once per process and geometry on random weights and inputs of the extreme range, and compared with numpy.
-    """
-    method = METHODS[name]
-    if method.make is _int64:
-        return ""
-    layer = _test_layer(case, name)
-    shape = _test_shape(case)
-    key = (method.make, type(layer), layer.weight.shape, _geometry(layer), shape, case.x, magnitude(layer.weight))
-    if key not in _trusted:
-        _trusted[key] = _self_test(method, layer, shape, case.x)
-    return _trusted[key]
-
-
-def _geometry(layer: Synapse) -> tuple[Any, ...]:
-    has_bias = layer.bias is not None
-    if isinstance(layer, Linear):
-        return (has_bias,)
-    return (layer.stride, layer.padding, layer.dilation, layer.groups, has_bias)
-
-
-def _test_layer(case: Case, name: str) -> Synapse:
-    """The layer with weights drawn from the whole range for which the kernel is claimed to be exact."""
-    layer, rng = case.layer, np.random.default_rng(1)
-    if name == "int8":
-        weight = rng.choice(np.array([-128, -127, -1, 0, 1, 126, 127]), layer.weight.shape)
-    else:
-        room = (2**24 if name == "f32" else 2**53) - 1
-        reach = min(2**20, room // (2 * case.fan_in * max(1, case.x.magnitude)))
-        if reach == 0:
-            return layer
-        weight = rng.integers(-reach, reach + 1, layer.weight.shape)
-    bias: Array | None = None if layer.bias is None else np.asarray(rng.integers(-1000, 1001, layer.bias.shape))
-    if isinstance(layer, Linear):
-        return Linear(weight, bias)
-    return type(layer)(weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
-
-
-def _test_shape(case: Case) -> Shape:
-    """The layer's input, cut down in space until the test is affordable."""
-    shape = case.input_shape
-    if isinstance(case.layer, Linear):
-        rows = max(1, min(math.prod(shape[:-1]), 16, _TEST_MACS // max(1, case.layer.weight.size)))
-        return (rows, shape[-1]) if len(shape) > 1 else shape
-    smallest = tuple(d * (k - 1) + 1 for d, k in zip(case.layer.dilation, case.layer.kernel, strict=True))
-    space = shape[1:]
-    while math.prod(_outputs(case.layer, space)) * case.layer.weight.size > _TEST_MACS and space != smallest:
-        space = tuple(max(n // 2, least) for n, least in zip(space, smallest, strict=True))
-    return (shape[0], *space)
-
-
-def _outputs(layer: Conv, space: Shape) -> Shape:
-    return windows(space, layer.kernel, layer.stride, layer.padding, layer.dilation)
-
-
-def _self_test(method: Method, layer: Synapse, shape: Shape, x_range: Range) -> str:
-    rng = np.random.default_rng(2)
-    extremes = rng.choice(np.array([x_range.low, 0, x_range.high]), (2, *shape))
-    between = rng.integers(x_range.low, x_range.high + 1, (1, *shape))
-    full = np.full((1, *shape), x_range.high)
-    x = np.concatenate([extremes, between, full]).astype(np.int64)
-    try:
-        found = method.make(layer)(torch.from_numpy(x)).to(torch.float64).numpy()
-    except (RuntimeError, AttributeError, TypeError, ValueError, NotImplementedError) as error:
-        return f"it cannot run here: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-    wrong = int(np.count_nonzero(found != apply(layer, [x], NumpyOps())))
-    return f"its self-test has {wrong} of {found.size} sums wrong" if wrong else ""
-
-
-# --- the choice ---
-
-
-@dataclass
-class Chosen:
-    """A synapse ready to run: input [B, *shape] of any dtype → sums [B, *out]; exact.
-
-    Args:
-        kernel: name of the method. why: what speaks for it. proved: range of the sums, and of any partial sum.
-        rejected: the methods before it and why they were not taken.
-        milliseconds: of each candidate that was timed.
-    """
-
-    kernel: str
-    why: str
-    proved: SumRange
-    run: Kernel
-    rejected: dict[str, str] = field(default_factory=dict)
-    milliseconds: dict[str, float] = field(default_factory=dict)
-
-
-def choose(case: Case, batch: int, runs: float) -> Chosen:
-    """The kernel of a synapse that will be called ``runs`` times with ``batch`` inputs.
-
-    Whatever is chosen computes the same integers; the clock decides only how soon.
-    """
-    exact, rejected = [], {}
-    for name, method in METHODS.items():
-        reason = method.refuse(case) or distrust(name, case)
-        if reason:
-            rejected[name] = reason
-        elif name in ("int8", "f32"):
-            exact.append(name)
-        elif not exact:
-            exact.append(name)
-            break
-    if len(exact) == 1:
-        return _made(exact[0], METHODS[exact[0]].text, case, rejected)
-    candidates = {name: METHODS[name].make(case.layer) for name in exact}
-    if runs < _WORTH_TIMING:
-        name = "int8" if _prefers_int8(case) else "f32"
-        reason = "not timed: the run is short"
-        return Chosen(name, f"{METHODS[name].text}; {reason}", case.sums, candidates[name], rejected)
-    x = torch.randint(0, case.x.high + 1, (batch, *case.input_shape), dtype=torch.uint8)
-    times = {name: _milliseconds(run, x) for name, run in candidates.items()}
-    name = min(times, key=lambda n: times[n])
-    return Chosen(name, METHODS[name].text, case.sums, candidates[name], rejected, times)
-
-
-def _made(name: str, why: str, case: Case, rejected: dict[str, str]) -> Chosen:
-    return Chosen(name, why, case.sums, METHODS[name].make(case.layer), rejected)
-
-
-def _milliseconds(run: Kernel, x: torch.Tensor) -> float:
-    run(x)
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        run(x)
-        times.append(time.perf_counter() - start)
-    return 1000 * min(times)
-
-
-def _prefers_int8(case: Case) -> bool:
-    """Without a clock: 8-bit dot products in the processor, and enough work to pay for the call."""
-    return has_int8_dot_products() and case.macs > 100_000
-
-
-@functools.cache
-def has_int8_dot_products() -> bool:
-    """Whether oneDNN will use 8-bit dot products (VNNI or better); a limit set in the environment counts."""
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
-    if limit not in ("ALL", "DEFAULT") and not any(part in limit for part in ("VNNI", "AMX", "BF16", "FP16")):
-        return False
-    try:
-        return bool(torch.cpu._is_vnni_supported())
-    except AttributeError:
-        return False

@@ -17,6 +17,7 @@ from snn2chip.ir.program import Program
 from snn2chip.neurons.base import IntegerNeuron
 from snn2chip.simulate.counting import fan_out, host_macs
 from snn2chip.simulate.fast import linear, stateless
+from snn2chip.simulate.fast.choice import Chosen, choose
 from snn2chip.simulate.fast.population import Inflow, Layout, Population, port_ranges
 from snn2chip.simulate.fast.symbolic import state_names
 from snn2chip.simulate.ranges import NetworkRanges, Range
@@ -40,7 +41,7 @@ class Component:
 class SynapseRun:
     """A prepared synapse: (extra delay, kernel) per group of equal synaptic delays, and how its events are counted."""
 
-    parts: tuple[tuple[int, linear.Chosen], ...]
+    parts: tuple[tuple[int, Chosen], ...]
     events: stateless.Events | None
     dtype: torch.dtype
 
@@ -161,9 +162,7 @@ def _synapse(plan: Plan, node: Node, samples: int, steps: int) -> SynapseRun:
     once = node.name in plan.static
     batch = chunk_of(plan, samples, steps).samples * (1 if once else chunk_of(plan, samples, steps).steps)
     runs = samples * (1 if once else steps) / batch
-    parts = tuple(
-        (delay, linear.choose(linear.Case.of(part, shape, x), batch, runs)) for delay, part in _by_delay(layer)
-    )
+    parts = tuple((delay, choose(linear.Case.of(part, shape, x), batch, runs)) for delay, part in _by_delay(layer))
     events = None if node.placement == "host" else stateless.events_of(layer, fan)
     return SynapseRun(parts, events, plan.dtype((node.name, "out")))
 

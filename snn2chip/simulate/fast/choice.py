@@ -1,0 +1,171 @@
+"""Which of a synapse's exact kernels to trust, and which to take.
+
+A proof says nothing of a library that chooses Winograd, adds pairs in 16 bits on an old processor, or changes an
+internal operator. So every kernel is run against numpy before it is used, and left out where it fails; among those that
+are left the clock decides.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from snn2chip.ir.layers import Array, Conv, Linear, Shape, windows
+from snn2chip.simulate.fast.linear import METHODS, Case, Kernel, Method, Synapse, has_int8_dot_products
+from snn2chip.simulate.fast.stateless import dtype_of
+from snn2chip.simulate.ops import NumpyOps, apply
+from snn2chip.simulate.ranges import SumRange, magnitude
+
+# Multiply-accumulates of one self-test in numpy; larger layers are tested on a cut-out of their input.
+_TEST_MACS = 20_000_000
+# Candidates are timed where a run is this many times longer than a trial.
+_WORTH_TIMING = 50
+
+# --- trust ---
+
+_trusted: dict[tuple[Any, ...], str] = {}
+
+
+def distrust(name: str, case: Case) -> str:
+    """Why the kernel ``name`` cannot be used for layers of this shape ("" where it passed its self-test).
+
+    It is run once per process and geometry on random weights and inputs of the extreme range, and compared with numpy.
+    """
+    method = METHODS[name]
+    if name == "int64":
+        return ""
+    layer, shape = _test_layer(case, name), _test_shape(case)
+    key = (method.make, type(layer), layer.weight.shape, _geometry(layer), shape, case.x, magnitude(layer.weight))
+    if key not in _trusted:
+        _trusted[key] = _self_test(method, Case.of(layer, shape, case.x))
+    return _trusted[key]
+
+
+def _geometry(layer: Synapse) -> tuple[Any, ...]:
+    has_bias = layer.bias is not None
+    if isinstance(layer, Linear):
+        return (has_bias,)
+    return (layer.stride, layer.padding, layer.dilation, layer.groups, has_bias)
+
+
+def _test_layer(case: Case, name: str) -> Synapse:
+    """The layer with weights drawn from the whole range for which the kernel is claimed to be exact."""
+    layer, rng = case.layer, np.random.default_rng(1)
+    if name == "int8":
+        weight = rng.choice(np.array([-128, -127, -1, 0, 1, 126, 127]), layer.weight.shape)
+        # Sums that only grow, so that no cancellation hides a saturated pair.
+        weight[0], weight[-1] = 127, -128
+    else:
+        room = (2**24 if name == "f32" else 2**53) - 1
+        reach = min(2**20, room // (2 * case.fan_in * max(1, case.x.magnitude)))
+        if reach == 0:
+            return layer
+        weight = rng.integers(-reach, reach + 1, layer.weight.shape)
+    bias: Array | None = None if layer.bias is None else np.asarray(rng.integers(-1000, 1001, layer.bias.shape))
+    if isinstance(layer, Linear):
+        return Linear(weight, bias)
+    return type(layer)(weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+
+
+def _test_shape(case: Case) -> Shape:
+    """The layer's input, cut down in space until the test is affordable."""
+    shape = case.input_shape
+    if isinstance(case.layer, Linear):
+        rows = max(1, min(math.prod(shape[:-1]), 16, _TEST_MACS // max(1, case.layer.weight.size)))
+        return (rows, shape[-1]) if len(shape) > 1 else shape
+    smallest = tuple(d * (k - 1) + 1 for d, k in zip(case.layer.dilation, case.layer.kernel, strict=True))
+    space = shape[1:]
+    while math.prod(_outputs(case.layer, space)) * case.layer.weight.size > _TEST_MACS and space != smallest:
+        space = tuple(max(n // 2, least) for n, least in zip(space, smallest, strict=True))
+    return (shape[0], *space)
+
+
+def _outputs(layer: Conv, space: Shape) -> Shape:
+    return windows(space, layer.kernel, layer.stride, layer.padding, layer.dilation)
+
+
+def _self_test(method: Method, case: Case) -> str:
+    rng, x_range, shape = np.random.default_rng(2), case.x, case.input_shape
+    extremes = rng.choice(np.array([x_range.low, 0, x_range.high]), (2, *shape))
+    between = rng.integers(x_range.low, x_range.high + 1, (1, *shape))
+    full = np.full((1, *shape), x_range.high)
+    x = np.concatenate([extremes, between, full]).astype(np.int64)
+    try:
+        found = method.make(case)(torch.from_numpy(x)).to(torch.float64).numpy()
+    except (RuntimeError, AttributeError, TypeError, ValueError, NotImplementedError) as error:
+        return f"it cannot run here: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    wrong = int(np.count_nonzero(found != apply(case.layer, [x], NumpyOps())))
+    return f"its self-test has {wrong} of {found.size} sums wrong" if wrong else ""
+
+
+# --- the choice ---
+
+
+@dataclass
+class Chosen:
+    """A synapse ready to run: input [B, *shape] of any dtype → sums [B, *out]; exact.
+
+    Args:
+        kernel: name of the method. why: what speaks for it. proved: range of the sums, and of any partial sum.
+        rejected: the methods before it and why they were not taken.
+        milliseconds: of each candidate that was timed.
+    """
+
+    kernel: str
+    why: str
+    proved: SumRange
+    run: Kernel
+    rejected: dict[str, str] = field(default_factory=dict)
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+
+def choose(case: Case, batch: int, runs: float) -> Chosen:
+    """The kernel of a synapse that will be called ``runs`` times with ``batch`` inputs.
+
+    Whatever is chosen computes the same integers; the clock decides only how soon.
+    """
+    exact, rejected = [], {}
+    for name, method in METHODS.items():
+        reason = method.refuse(case) or distrust(name, case)
+        if reason:
+            rejected[name] = reason
+        elif name in ("int8", "f32"):
+            exact.append(name)
+        elif not exact:
+            exact.append(name)
+            break
+    if len(exact) == 1:
+        return _made(exact[0], METHODS[exact[0]].text, case, rejected)
+    candidates = {name: METHODS[name].make(case) for name in exact}
+    if runs < _WORTH_TIMING:
+        name = "int8" if _prefers_int8(case) else "f32"
+        reason = "not timed: the run is short"
+        return Chosen(name, f"{METHODS[name].text}; {reason}", case.sums, candidates[name], rejected)
+    x = torch.randint(case.x.low, case.x.high + 1, (batch, *case.input_shape)).to(dtype_of(case.x))
+    times = {name: _milliseconds(run, x) for name, run in candidates.items()}
+    name = min(times, key=lambda n: times[n])
+    return Chosen(name, METHODS[name].text, case.sums, candidates[name], rejected, times)
+
+
+def _made(name: str, why: str, case: Case, rejected: dict[str, str]) -> Chosen:
+    return Chosen(name, why, case.sums, METHODS[name].make(case), rejected)
+
+
+def _milliseconds(run: Kernel, x: torch.Tensor) -> float:
+    run(x)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        run(x)
+        times.append(time.perf_counter() - start)
+    return 1000 * min(times)
+
+
+def _prefers_int8(case: Case) -> bool:
+    """Without a clock: 8-bit dot products in the processor, and enough work to pay for the call."""
+    return has_int8_dot_products() and case.macs > 100_000

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 _WORTHWHILE = 1_000_000_000
 _UPDATE = 20
 
-# What can only be recorded if the kernels store it.
+# What can only be recorded if the kernels store it, and what only if synapses stand alone.
 _STATES = frozenset({"u", "v"})
+_SUMS = frozenset({"a", "out"})
 
 # Prepared programs, most recent last; each holds its program and its weights once more.
 _KEPT = 2
-_plans: list[tuple[Program, tuple[bool, int, int], Plan]] = []
+_plans: list[tuple[Program, tuple[tuple[bool, bool, int], int], Plan]] = []
 
 
 def worthwhile(program: Program, samples: int, steps: int) -> bool:
@@ -58,13 +59,13 @@ def plan_for(program: Program, wanted: frozenset[str], samples: int, steps: int)
     """The prepared program for a run that records ``wanted``; kept for the next run of the same kind."""
     from snn2chip.simulate.fast.plan import prepare
 
-    record, size = bool(wanted & _STATES), samples.bit_length()
-    for held, (recording, length, most), plan in _plans:
+    kind, size = (bool(wanted & _STATES), bool(wanted & _SUMS), steps), samples.bit_length()
+    for held, (prepared, most), plan in _plans:
         # Sizes only guide the choice among kernels, so what was prepared for more samples serves for fewer.
-        if held is program and (recording, length) == (record, steps) and size <= most:
+        if held is program and prepared == kind and size <= most:
             return plan
-    plan = prepare(program, record, samples, steps)
-    _plans[:] = [*_plans[-_KEPT + 1 :], (program, (record, steps, size), plan)]
+    plan = prepare(program, wanted, samples, steps)
+    _plans[:] = [*_plans[-_KEPT + 1 :], (program, (kind, size), plan)]
     return plan
 
 

@@ -143,7 +143,7 @@ def choose(case: Case, batch: int, runs: float) -> Chosen:
         return _made(exact[0], METHODS[exact[0]].text, case, rejected)
     candidates = {name: METHODS[name].make(case) for name in exact}
     if runs < _WORTH_TIMING:
-        name = "int8" if _prefers_int8(case) else "f32"
+        name = "int8" if _prefers_int8(case, batch) else "f32"
         reason = "not timed: the run is short"
         return Chosen(name, f"{METHODS[name].text}; {reason}", case.sums, candidates[name], rejected)
     x = torch.randint(case.x.low, case.x.high + 1, (batch, *case.input_shape)).to(dtype_of(case.x))
@@ -166,6 +166,6 @@ def _milliseconds(run: Kernel, x: torch.Tensor) -> float:
     return 1000 * min(times)
 
 
-def _prefers_int8(case: Case) -> bool:
+def _prefers_int8(case: Case, batch: int) -> bool:
     """Without a clock: 8-bit dot products in the processor, and enough work to pay for the call."""
-    return has_int8_dot_products() and case.macs > 100_000
+    return has_int8_dot_products() and case.macs * batch > 1_000_000

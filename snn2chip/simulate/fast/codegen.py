@@ -9,7 +9,6 @@ prove that every value fits.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from snn2chip.simulate.fast.symbolic import COMPARISONS, Expr, Ranges, Step
@@ -41,13 +40,25 @@ class Source:
     params: tuple[int, ...]
 
 
-def population_source(step: Step, ranges: Ranges | None, gained: Sequence[bool], record: bool, bits: int) -> Source:
+@dataclass(frozen=True)
+class WayIn:
+    """What a kernel sums: for each tensor whether it is multiplied by a gain per neuron, and what it sends to itself.
+
+    A ``recurrent`` kernel takes three arguments more, ``past`` [D, N·size], ``rows`` [K, size, size], ``delays`` [K],
+    and wants all neurons of a sample in one block.
+    """
+
+    gained: tuple[bool, ...]
+    recurrent: bool = False
+
+
+def population_source(step: Step, ranges: Ranges | None, way_in: WayIn, record: bool, bits: int) -> Source:
     """The kernel of a population that sums its inputs.
 
     Args:
         step: its integer step.
         ranges: proved intervals of the step's nodes; None where nothing is proved (then 64 bits only).
-        gained: for each tensor summed on the way in, whether it is multiplied by a gain per neuron.
+        way_in: what is summed.
         record: whether the states of every step are stored.
         bits: 32 or 64; 64-bit arithmetic is numpy's, wrap-around included.
 
@@ -59,21 +70,22 @@ def population_source(step: Step, ranges: Ranges | None, gained: Sequence[bool],
     names = {f"{name}": f"x_{name}" for name in step.states}
     live = step.live
     recorded = tuple(step.states) if record else ()
-    body = _Body(step, ranges, bits, gained)
+    body = _Body(step, ranges, bits, way_in)
     new = {name: body.value(step.states[name]) for name in dict.fromkeys((*live, *recorded))}
     out = body.value(step.out)
     used = body.params
-    inputs, gains = range(len(gained)), [i for i, gain in enumerate(gained) if gain]
+    inputs, gains = range(len(way_in.gained)), [i for i, gain in enumerate(way_in.gained) if gain]
     args = [f"a{i}, s{i}" for i in inputs] + ["out, fired"] + [names[n] for n in live]
     tiles = [*(f"start_{n}" for n in live), *(f"p{i}" for i in used), *(f"g{i}" for i in gains)]
-    args += [f"h_{n}" for n in recorded] + tiles
+    args += [f"h_{n}" for n in recorded] + tiles + (["past", "rows", "delays"] if way_in.recurrent else [])
     lines = [
-        "from numpy import int32, int64",
+        "from numpy import empty, int32, int64",
         "",
         "",
         f"def kernel(T, N, size, period, block, first, carried, {', '.join(args)}):",
         "    in_period = (period + block - 1) // block",
         "    in_sample = (size + period - 1) // period * in_period",
+        *([f"    r_ = empty(size, {body.cast})"] if way_in.recurrent else []),
         "    for b in range(N * in_sample):",
         "        of_sample = b % in_sample",
         "        off = (of_sample % in_period) * block",
@@ -90,6 +102,7 @@ def population_source(step: Step, ranges: Ranges | None, gained: Sequence[bool],
         "        for t in range(T):",
         *(f"            a{i}_ = a{i}[t * s{i}, lo : lo + n]" for i in inputs),
         "            out_ = out[t, lo : lo + n]",
+        *(_events(body.cast) if way_in.recurrent else []),
         *(f"            h_{name}_ = h_{name}[t, lo : lo + n]" for name in recorded),
         "            count = int32(0)",
         "            for i in range(n):",
@@ -105,26 +118,42 @@ def population_source(step: Step, ranges: Ranges | None, gained: Sequence[bool],
     return Source("\n".join(lines), bits, live, recorded, used)
 
 
+def _events(cast: str) -> list[str]:
+    """``r_``: what the spikes of earlier steps bring."""
+    return [
+        "            r_[:] = 0",
+        "            for k in range(len(delays)):",
+        "                s = t - delays[k]",
+        "                sent = out[s, lo : lo + n] if s >= 0 else past[len(past) + s, lo : lo + n]",
+        "                for j in range(n):",
+        f"                    value = {cast}(sent[j])",
+        "                    if value != 0:",
+        "                        row = rows[k, j]",
+        "                        for i in range(n):",
+        f"                            r_[i] = {cast}(r_[i] + {cast}(value * row[i]))",
+    ]
+
+
 class _Body:
     """Straight-line code of the expressions asked for."""
 
-    def __init__(self, step: Step, ranges: Ranges | None, bits: int, gained: Sequence[bool]) -> None:
-        self._ranges, self._bits, self._cast = ranges, bits, f"int{bits}"
+    def __init__(self, step: Step, ranges: Ranges | None, bits: int, way_in: WayIn) -> None:
+        self._ranges, self._bits, self.cast = ranges, bits, f"int{bits}"
         self._names: dict[Expr, str] = {}
         self._params: set[int] = set()
         self.lines: list[str] = []
         terms = [
-            f"{self._cast}({self._cast}(a{i}_[i]) * g{i}_[i])" if gain else f"{self._cast}(a{i}_[i])"
-            for i, gain in enumerate(gained)
-        ]
-        total = functools.reduce(lambda sum_, term: f"{self._cast}({sum_} + {term})", terms)
+            f"{self.cast}({self.cast}(a{i}_[i]) * g{i}_[i])" if gain else f"{self.cast}(a{i}_[i])"
+            for i, gain in enumerate(way_in.gained)
+        ] + (["r_[i]"] if way_in.recurrent else [])
+        total = functools.reduce(lambda sum_, term: f"{self.cast}({sum_} + {term})", terms)
         self.lines.append(f"a = {total}")
         self._check(step.trace.leaf("input", "a"))
 
     @property
     def zero(self) -> str:
         """In the width of the kernel."""
-        return f"{self._cast}(0)"
+        return f"{self.cast}(0)"
 
     @property
     def params(self) -> tuple[int, ...]:
@@ -140,7 +169,7 @@ class _Body:
 
     def _leaf(self, e: Expr) -> str:
         if e.op == "const":
-            return str(e.args[0]) if isinstance(e.args[0], bool) else f"{self._cast}({e.args[0]})"
+            return str(e.args[0]) if isinstance(e.args[0], bool) else f"{self.cast}({e.args[0]})"
         if e.op == "input":
             return str(e.args[0])
         if e.op == "param":
@@ -170,7 +199,7 @@ class _Body:
             return f"{x[0]} {COMPARISONS[e.op]} {x[1]}"
         if e.op == "and" and e.boolean:
             return f"{x[0]} and {x[1]}"
-        return _TEMPLATES[e.op].format(*x, cast=self._cast)
+        return _TEMPLATES[e.op].format(*x, cast=self.cast)
 
     def _shifted(self, e: Expr) -> str:
         """``x >> bits``, rounded down or toward zero; a product that may be wider than its result is split.
@@ -193,7 +222,7 @@ class _Body:
             if toward_zero:
                 low = f"int32({low} + int32(int32({s_} >> int32(31)) & {mask}))"
             return f"int32(int32(int32({s_} >> {b}) * {k_}) + int32({low} >> {b}))"
-        x_, b, cast = self.value(x), f"{self._cast}({shift})", self._cast
+        x_, b, cast = self.value(x), f"{self.cast}({shift})", self.cast
         if not toward_zero:
             return f"{cast}({x_} >> {b})"
         return f"{cast}(-{cast}({cast}(-{x_}) >> {b})) if {x_} < {cast}(0) else {cast}({x_} >> {b})"

@@ -15,8 +15,9 @@ from snn2chip.ir.layers import Array, Delay, Input, Neuron, Output, Readout
 from snn2chip.simulate.counting import silent
 from snn2chip.simulate.data import to_integers
 from snn2chip.simulate.fast import linear, stateless
-from snn2chip.simulate.fast.plan import Chunk, Component, Key, Plan, chunk_of
-from snn2chip.simulate.fast.population import Layout, Population
+from snn2chip.simulate.fast.components import Component
+from snn2chip.simulate.fast.plan import Chunk, Key, Plan, chunk_of
+from snn2chip.simulate.fast.population import Layout
 from snn2chip.simulate.readout import read_out
 from snn2chip.simulate.result import Counts, Recording, Result
 
@@ -128,7 +129,8 @@ class _ChunkRun:
 
     def __init__(self, plan: Plan, sink: _Sink, start: int, n: int, steps: int, chunk: Chunk) -> None:
         self.plan, self.sink, self.start, self.n, self.steps, self.chunk = plan, sink, start, n, steps, chunk
-        at_once = frozenset(c.nodes[0].name for c in plan.components if not c.stepped and chunk.steps >= steps)
+        whole = [c for c in plan.components if not c.stepped] if chunk.steps >= steps else []
+        at_once = {node.name for component in whole for node in component.nodes}
         self.states = {name: p.start(n, carried=name not in at_once) for name, p in plan.populations.items()}
         self.past: dict[Key, torch.Tensor] = {}
         self.constant: dict[Key, torch.Tensor] = {}
@@ -161,7 +163,10 @@ class _Span:
             if component.stepped:
                 self._stepped(component)
             else:
-                self._whole(component.nodes[0], data)
+                for node in component.nodes:
+                    self._whole(node, data)
+            for node in component.nodes:
+                self._count(node)
             for name in self.plan.done[i]:
                 self._release(name)
 
@@ -175,7 +180,6 @@ class _Span:
         else:
             found = self._evaluate(node, 0, self.length)
         self.values.update(found)
-        self._count(node)
         if node.name in self.plan.static and found:
             self.chunk.constant[key] = found[key]
 
@@ -187,8 +191,6 @@ class _Span:
                     if t == 0:
                         self.values[key] = self._empty(node, value)
                     self.values[key][t] = value[0]
-        for node in component.nodes:
-            self._count(node)
 
     def _empty(self, node: Node, like: torch.Tensor) -> torch.Tensor:
         """Room for all steps of a node, in the memory order of its kind."""
@@ -245,7 +247,7 @@ class _Span:
     def _evaluate(self, node: Node, lo: int, hi: int) -> dict[Key, torch.Tensor]:
         """The values of a node's ports over some steps of the span, recorded on the way.
 
-        None of a synapse whose gain the population takes over, unless it is to be recorded.
+        None of a synapse that the population it feeds computes itself.
         """
         layer, key = node.layer, (node.name, "out")
         if isinstance(layer, Neuron):
@@ -258,7 +260,7 @@ class _Span:
             return {key: out}
         if isinstance(layer, Delay):
             out = self._read(node.inputs[0], lo, hi, layer.steps)
-        elif node.name in self.plan.gains and "out" not in self.chunk.sink.wanted:
+        elif node.name in self.plan.absorbed.synapses:
             return {}
         elif node.name in self.plan.synapses:
             out = self._synapse(node, lo, hi)
@@ -287,15 +289,19 @@ class _Span:
 
     def _population(self, node: Node, lo: int, hi: int) -> dict[Key, torch.Tensor]:
         population, layout = self.plan.populations[node.name], self.plan.populations[node.name].layout
-        inputs = [self._read(e, lo, hi) for e in self.plan.edges[node.name]]
+        inputs = [self._read(read.edge, lo, hi) for read in self.plan.absorbed.reads[node.name]]
         if "a" in self.chunk.sink.wanted:
-            self._store(node, "a", _summed(inputs, population), lo, hi)
+            total = sum((x.to(torch.int64) for x in inputs[1:]), start=inputs[0].to(torch.int64))
+            self._store(node, "a", total, lo, hi)
         rows = []
         for x in inputs:
             memory = x.movedim(2, -1) if layout.channels_last else x
             rows.append(memory.reshape(x.shape[0], -1).contiguous().numpy())
         steps, n, key = hi - lo, self.chunk.n, (node.name, "out")
-        run = population.run(self.chunk.states[node.name], rows, steps, n, first=self.t + lo == 0)
+        past = None
+        if population.recurrent is not None:
+            past = self._before(key, -self.plan.history[key], 0).reshape(-1, n * layout.size).contiguous().numpy()
+        run = population.run(self.chunk.states[node.name], rows, steps, n, self.t + lo == 0, past)
         if steps == self.length:
             self.nonzero[key] = run.fired
         else:
@@ -352,12 +358,3 @@ class _Span:
             self.chunk.sink.store(node.name, what, self.chunk.start, 0, values, self.chunk.steps)
         else:
             self.chunk.sink.store(node.name, what, self.chunk.start, self.t + lo, values, hi - lo)
-
-
-def _summed(inputs: list[torch.Tensor], population: Population) -> torch.Tensor:
-    """The summed input of a population in 64 bits, gains included."""
-    terms = [
-        x.to(torch.int64) * (1 if known.gain is None else torch.from_numpy(known.gain.copy()))
-        for x, known in zip(inputs, population.inputs, strict=True)
-    ]
-    return sum(terms[1:], start=terms[0])

@@ -77,22 +77,6 @@ class Case:
         return max(self.sums.partial, magnitude(self.layer.weight) // common_power(self.layer.weight), self.x.mantissa)
 
 
-def gain_of(layer: Synapse) -> Array | None:
-    """The number each value is multiplied by, where that is all a synapse does, as (C, 1, …); None where it is not."""
-    weight, groups = layer.weight, getattr(layer, "groups", 1)
-    out, per_group = weight.shape[:2]
-    plain = layer.bias is None and all(k == 1 for k in weight.shape[2:]) and getattr(layer, "delay", None) is None
-    if isinstance(layer, Conv):
-        plain = plain and all(s == 1 for s in layer.stride) and not any(layer.padding)
-    if not plain or out != groups * per_group:
-        return None
-    blocks = weight.reshape(groups, per_group, per_group)
-    gain = np.diagonal(blocks, axis1=1, axis2=2).ravel()
-    if np.count_nonzero(gain) != np.count_nonzero(blocks):
-        return None
-    return gain.reshape(-1, *(1,) * (weight.ndim - 2))
-
-
 # --- the kernels: why one is not exact for a case ("" where it is), and how it is made ---
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from snn2chip.errors import S2CError
-from snn2chip.ir.graph import Edge, Node
-from snn2chip.ir.layers import Array, Conv, Delay, Input, Linear, Neuron, Output, Pool, Readout, Shape
+from snn2chip.ir.graph import Node
+from snn2chip.ir.layers import Conv, Delay, Input, Linear, Neuron, Output, Pool, Readout, Shape
 from snn2chip.ir.program import Program
 from snn2chip.neurons.base import IntegerNeuron
 from snn2chip.simulate.counting import fan_out, host_macs
 from snn2chip.simulate.fast import linear, stateless
+from snn2chip.simulate.fast.absorbed import Absorbed, absorb
 from snn2chip.simulate.fast.choice import Chosen, choose
+from snn2chip.simulate.fast.components import Component, components_of
 from snn2chip.simulate.fast.population import Inflow, Layout, Population, port_ranges
 from snn2chip.simulate.fast.symbolic import state_names
 from snn2chip.simulate.ranges import NetworkRanges, Range
@@ -27,14 +29,6 @@ Key = tuple[str, str]
 # Bytes of one layer's largest tensor in one chunk: sums, spikes and states then move through the second-level cache,
 # and the allocator reuses memory instead of asking the system for it.
 CHUNK_BYTES = 8 << 20
-
-
-@dataclass(frozen=True)
-class Component:
-    """Nodes that are run together: one node over all steps, or a cycle of the network step by step."""
-
-    nodes: tuple[Node, ...]
-    stepped: bool
 
 
 @dataclass(frozen=True)
@@ -53,8 +47,7 @@ class Plan:
     Args:
         program: what is run.
         record: whether states are recorded after every step.
-        gains: synapses that only multiply each value by a number of its own, and the population they feed does it.
-        edges: of every population, what it reads: its inputs, and behind a gain that synapse's input.
+        absorbed: the synapses that the population they feed computes itself.
         done: of every component, the nodes whose values nobody reads after it.
     """
 
@@ -67,8 +60,7 @@ class Plan:
     history: dict[Key, int]
     ports: frozenset[Key]
     channels_last: dict[str, bool]
-    gains: dict[str, Array]
-    edges: dict[str, tuple[Edge, ...]]
+    absorbed: Absorbed
     host_macs: dict[str, int]
     done: tuple[tuple[str, ...], ...] = ()
     synapses: dict[str, SynapseRun] = field(default_factory=dict)
@@ -101,8 +93,8 @@ def refusal(program: Program) -> str:
     return ""
 
 
-def prepare(program: Program, record: bool, samples: int, steps: int) -> Plan:
-    """Choose and test every kernel, for a run of about ``samples`` samples of ``steps`` steps."""
+def prepare(program: Program, wanted: frozenset[str], samples: int, steps: int) -> Plan:
+    """Choose and test every kernel, for a run of about ``samples`` samples of ``steps`` steps recording ``wanted``."""
     if why := refusal(program):
         raise S2CError("the fast engine cannot run this program", why=why, fix='use engine="reference"')
     arithmetic = program.target.arithmetic
@@ -113,19 +105,20 @@ def prepare(program: Program, record: bool, samples: int, steps: int) -> Plan:
         lambda node, a: port_ranges(node.layer.model, shapes[node.name], arithmetic, a and a()),  # type: ignore[attr-defined]
     )
     ports = frozenset((e.source, e.port) for node in program for e in node.inputs if e.port != "out")
-    gains = {node.name: gain for node in program if (gain := _gain(program, node)) is not None}
+    components = components_of(program)
+    # What is to be recorded of a synapse has to exist.
+    absorbed = absorb(program, components, ranges, samples, alone=bool(wanted & {"a", "out"}))
     plan = Plan(
         program,
-        record,
+        bool(wanted & {"u", "v"}),
         shapes,
         ranges,
         program.static(),
-        _components(program),
+        tuple(replace(c, stepped=c.stepped and not absorbed.runs(c)) for c in components),
         _history(program),
         ports,
         _layouts(program, shapes),
-        gains,
-        {node.name: _behind(program, node, gains) for node in program.neurons},
+        absorbed,
         host_macs(program),
     )
     last = last_reader(plan)
@@ -145,10 +138,13 @@ def _prepare_node(plan: Plan, node: Node, samples: int, steps: int) -> None:
         layout = Layout(plan.shapes[node.name], plan.channels_last[node.name])
         record = plan.record or any(source == node.name for source, _ in plan.ports)
         inflows = [
-            Inflow(total, stateless.array_dtype(plan.dtype((edge.source, edge.port))), plan.gains.get(given.source))
-            for total, edge, given in zip(ranges.inputs(node), plan.edges[node.name], node.inputs, strict=True)
+            Inflow(read.total, stateless.array_dtype(plan.dtype((read.edge.source, read.edge.port))), read.gain)
+            for read in plan.absorbed.reads[node.name]
         ]
-        plan.populations[node.name] = Population(layer.model, plan.program.target.arithmetic, layout, inflows, record)
+        recurrent = plan.absorbed.recurrent.get(node.name)
+        plan.populations[node.name] = Population(
+            layer.model, plan.program.target.arithmetic, layout, inflows, record, recurrent
+        )
     elif not isinstance(layer, Input | Delay | Readout | Output):
         site = stateless.Site(layer, inputs, tuple(ranges.inputs(node)), ranges.of(node.name))
         plan.operations[node.name] = stateless.operation(site)
@@ -178,19 +174,6 @@ def _by_delay(layer: Linear | Conv) -> list[tuple[int, Linear | Conv]]:
     return parts
 
 
-def _gain(program: Program, node: Node) -> Array | None:
-    """The numbers a synapse multiplies its input by, value by value, on the way into one population; else None."""
-    edges = [(reader, edge) for reader in program for edge in reader.inputs if edge.source == node.name]
-    if not isinstance(node.layer, Linear | Conv) or len(edges) != 1:
-        return None
-    ((reader, edge),) = edges
-    return linear.gain_of(node.layer) if isinstance(reader.layer, Neuron) and edge.delay == 0 else None
-
-
-def _behind(program: Program, node: Node, gains: dict[str, Array]) -> tuple[Edge, ...]:
-    return tuple(program[edge.source].inputs[0] if edge.source in gains else edge for edge in node.inputs)
-
-
 def _history(program: Program) -> dict[Key, int]:
     """How many past steps of a port are still read."""
     found: dict[Key, int] = {}
@@ -216,45 +199,6 @@ def _layouts(program: Program, shapes: dict[str, Shape]) -> dict[str, bool]:
         else:
             last[node.name] = False
     return last
-
-
-def _components(program: Program) -> tuple[Component, ...]:
-    """Strongly connected components in order of execution (Tarjan 1972, iterative)."""
-    order = {name: i for i, name in enumerate(program.nodes)}
-    sources = {node.name: [e.source for e in node.inputs] for node in program}
-    index: dict[str, int] = {}
-    low: dict[str, int] = {}
-    stack: list[str] = []
-    found: list[list[str]] = []
-    for root in program.nodes:
-        work = [(root, iter(sources[root]))] if root not in index else []
-        if work:
-            index[root] = low[root] = len(index)
-            stack.append(root)
-        while work:
-            name, rest = work[-1]
-            for source in rest:
-                if source not in index:
-                    index[source] = low[source] = len(index)
-                    stack.append(source)
-                    work.append((source, iter(sources[source])))
-                    break
-                if source in stack:
-                    low[name] = min(low[name], index[source])
-            else:
-                work.pop()
-                if work:
-                    low[work[-1][0]] = min(low[work[-1][0]], low[name])
-                if low[name] == index[name]:
-                    cut = stack.index(name)
-                    found.append(stack[cut:])
-                    del stack[cut:]
-    components = []
-    for names in found:
-        nodes = tuple(program[name] for name in sorted(names, key=order.__getitem__))
-        stepped = len(nodes) > 1 or any(e.source == nodes[0].name for e in nodes[0].inputs)
-        components.append(Component(nodes, stepped))
-    return tuple(components)
 
 
 # --- how much at once ---
@@ -297,7 +241,7 @@ def bytes_per_step(plan: Plan) -> dict[str, int]:
     for node in plan.program:
         count = math.prod(plan.shapes[node.name])
         width = torch.empty((), dtype=plan.dtype((node.name, "out"))).element_size()
-        if node.name in plan.gains:
+        if node.name in plan.absorbed.synapses:
             count = 0
         if isinstance(node.layer, Neuron):
             histories = len(state_names(node.layer.model)) if plan.record or _port_read(plan, node.name) else 0
@@ -316,6 +260,6 @@ def last_reader(plan: Plan) -> dict[str, int]:
     for i, component in enumerate(plan.components):
         for node in component.nodes:
             found[node.name] = max(found.get(node.name, 0), i)
-            for edge in (*node.inputs, *plan.edges.get(node.name, ())):
+            for edge in (*node.inputs, *(read.edge for read in plan.absorbed.reads.get(node.name, ()))):
                 found[edge.source] = i
     return found

@@ -14,7 +14,7 @@ from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.layers import Array, Shape
 from snn2chip.neurons.base import IntegerNeuron
 from snn2chip.simulate.fast import compiled
-from snn2chip.simulate.fast.codegen import BLOCK, DoesNotFitError, Source, population_source
+from snn2chip.simulate.fast.codegen import BLOCK, DoesNotFitError, Source, WayIn, population_source
 from snn2chip.simulate.fast.stateless import array_dtype, dtype_of
 from snn2chip.simulate.fast.symbolic import NotSymbolicError, Ranges, Step, invariant, start_of, trace_step
 from snn2chip.simulate.ranges import UNBOUNDED, Range
@@ -64,6 +64,22 @@ class Inflow:
     gain: Array | None = None
 
 
+@dataclass(frozen=True)
+class Recurrent:
+    """What a population of one axis sends to itself, event by event.
+
+    Args:
+        rows: [K, n, n] of K synapses: what a spike of neuron j adds to every neuron is ``rows[k, j]``.
+        delays: [K] steps, each at least 1.
+        range: of the sum of all. reach: no partial sum, in whatever order, exceeds it.
+    """
+
+    rows: Array
+    delays: Array
+    range: Range
+    reach: int
+
+
 @dataclass
 class Run:
     """One call of a population on n samples of M / n neurons.
@@ -110,6 +126,15 @@ def _proof(model: IntegerNeuron, shape: Shape, arithmetic: Arithmetic, a: Range)
     return step, invariant(step, {name: _span(v) for name, v in start_of(model, shape).items()}, a)
 
 
+def compilable(model: IntegerNeuron, arithmetic: Arithmetic) -> bool:
+    """Whether the population gets a kernel of its own."""
+    try:
+        trace_step(model, arithmetic)
+    except NotSymbolicError:
+        return False
+    return not compiled.missing()
+
+
 def _span(x: Array) -> Range:
     return Range(int(x.min()), int(x.max()))
 
@@ -122,6 +147,7 @@ class Population:
         layout: of its inputs and outputs in memory.
         inputs: what is summed on the way in.
         record: whether the states after every step are wanted.
+        recurrent: what it sends to itself; only where it is :func:`compilable`.
 
     Attributes:
         kernel, why: what was chosen, for people.
@@ -129,11 +155,18 @@ class Population:
     """
 
     def __init__(
-        self, model: IntegerNeuron, arithmetic: Arithmetic, layout: Layout, inputs: Sequence[Inflow], record: bool
+        self,
+        model: IntegerNeuron,
+        arithmetic: Arithmetic,
+        layout: Layout,
+        inputs: Sequence[Inflow],
+        record: bool,
+        recurrent: Recurrent | None = None,
     ) -> None:
         self.model, self.arithmetic, self.layout, self.record = model, arithmetic, layout, record
-        self.inputs = tuple(inputs)
-        a = Range(sum(x.range.low for x in inputs), sum(x.range.high for x in inputs))
+        self.inputs, self.recurrent = tuple(inputs), recurrent
+        summed = [x.range for x in inputs] + ([] if recurrent is None else [recurrent.range])
+        a = Range(sum(r.low for r in summed), sum(r.high for r in summed))
         self.ranges = port_ranges(model, layout.shape, arithmetic, a)
         self._out_dtype = array_dtype(dtype_of(self.ranges["out"]))
         self.kernel, self.why = "numpy", ""
@@ -148,26 +181,31 @@ class Population:
             self._prepare(*proof)
 
     def _prepare(self, step: Step, ranges: Ranges | None) -> None:
-        gained = [x.gain is not None for x in self.inputs]
+        way_in = WayIn(tuple(x.gain is not None for x in self.inputs), self.recurrent is not None)
+        reach = sum(x.range.magnitude for x in self.inputs) + (0 if self.recurrent is None else self.recurrent.reach)
         try:
-            if sum(x.range.magnitude for x in self.inputs) >= 2**31:
+            if reach >= 2**31:
                 raise DoesNotFitError("the summed input is wider than 32 bits")
-            source = population_source(step, ranges, gained, self.record, 32)
+            source = population_source(step, ranges, way_in, self.record, 32)
             self.dtype = np.dtype(np.int32)
             self.why = "every value is proved to fit 32 bits"
         except DoesNotFitError as error:
             self.why = f"64 bits: {error}"
             try:
-                source = population_source(step, ranges, gained, self.record, 64)
+                source = population_source(step, ranges, way_in, self.record, 64)
             except DoesNotFitError:
                 # Wrap-around as in numpy, and no branch left out on the strength of a range.
-                source = population_source(step, None, gained, self.record, 64)
+                source = population_source(step, None, way_in, self.record, 64)
         self._source, self.kernel = source, f"compiled int{source.bits}"
         starts = start_of(self.model, self.layout.shape)
         gains = [x.gain for x in self.inputs if x.gain is not None]
         per_neuron = [*(starts[name] for name in source.live), *(step.trace.params[i] for i in source.params), *gains]
         self._tiles, self._period, self._block = self._tiled(per_neuron)
-        nothing = self._arguments(0, [np.empty((1, 0), x.dtype) for x in self.inputs], self.start(0, True), 0, True)
+        self._loop: list[Array] = []
+        if self.recurrent is not None:
+            self._loop = [np.ascontiguousarray(self.recurrent.rows, dtype=self.dtype), self.recurrent.delays]
+        empty = [np.empty((1, 0), x.dtype) for x in self.inputs]
+        nothing = self._arguments(0, empty, self.start(0, True), 0, True, np.empty((0, 0), self._out_dtype))
         self._compiled: Callable[..., None] = compiled.from_source(source.text, *nothing[0])
 
     def _tiled(self, params: list[Array]) -> tuple[list[Array], int, int]:
@@ -177,9 +215,12 @@ class Population:
         repeats = next(
             (c for c in (1, channels) if size % c == 0 and all((p.reshape(-1, c) == p[:c]).all() for p in full)), size
         )
+        if self.recurrent is not None:
+            # Every neuron may need every other's spike: one block holds them all.
+            repeats = size
         period = repeats * max(1, BLOCK // repeats)
         tiles = [np.resize(p[:repeats], period).astype(self.dtype) for p in full]
-        return tiles, period, min(BLOCK, period) if repeats > BLOCK else period
+        return tiles, period, min(BLOCK, period) if repeats > BLOCK and self.recurrent is None else period
 
     def start(self, n: int, carried: bool) -> dict[str, Array]:
         """Room for the states of n samples; ``carried``: from one call to the next, not within one alone."""
@@ -188,22 +229,31 @@ class Population:
         size = n * self.layout.size if carried else self._block
         return {name: np.empty(size, self.dtype) for name in self._source.live}
 
-    def run(self, states: dict[str, Array], inputs: list[Array], steps: int, n: int, first: bool) -> Run:
+    def run(
+        self,
+        states: dict[str, Array],
+        inputs: list[Array],
+        steps: int,
+        n: int,
+        first: bool,
+        past: Array | None = None,
+    ) -> Run:
         """``steps`` steps of n samples.
 
         Args:
             states: of :meth:`start`, changed in place.
             inputs: each [steps, n·size] in memory order, or [1, …] where it is the same at every step; without gain.
             first: whether these are the first steps of the samples.
+            past: [D, n·size] what a recurrent population sent in the D steps before; D is its longest delay.
         """
         if self._source is None:
             return self._stepped(states, inputs, steps, n)
-        arguments, run = self._arguments(steps, inputs, states, n, first)
+        arguments, run = self._arguments(steps, inputs, states, n, first, past)
         self._compiled(*arguments)
         return run
 
     def _arguments(
-        self, steps: int, inputs: list[Array], states: dict[str, Array], n: int, first: bool
+        self, steps: int, inputs: list[Array], states: dict[str, Array], n: int, first: bool, past: Array | None
     ) -> tuple[list[Any], Run]:
         assert self._source is not None
         m = n * self.layout.size
@@ -213,7 +263,9 @@ class Population:
         live = [states[name] for name in self._source.live]
         carried = not live or len(live[0]) == m
         head = [steps, n, self.layout.size, self._period, self._block, first, carried]
-        return [*head, *pairs, out, fired, *live, *histories.values(), *self._tiles], Run(out, fired, histories)
+        loop = [] if self.recurrent is None else [past, *self._loop]
+        run = Run(out, fired, histories)
+        return [*head, *pairs, out, fired, *live, *histories.values(), *self._tiles, *loop], run
 
     def _stepped(self, states: dict[str, Array], inputs: list[Array], steps: int, n: int) -> Run:
         """The definition itself, one step after another."""

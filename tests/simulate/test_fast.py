@@ -123,7 +123,7 @@ def interpreted() -> Iterator[None]:
 HOW = st.sampled_from([interpreted] * 7 + [contextlib.nullcontext])
 
 
-@settings(max_examples=examples(120))
+@settings(max_examples=examples(220))
 @given(
     case=cases(),
     how=HOW,
@@ -174,7 +174,7 @@ def mixtures(draw: Any) -> tuple[Program, np.ndarray]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     pick = lambda *options: draw(st.sampled_from(options))  # noqa: E731
     kind = lambda: pick(*map(neuron, NEURONS), ternary())  # noqa: E731
-    space = (draw(st.integers(4, 7)), draw(st.integers(4, 7)))
+    space = (draw(st.integers(3, 5)), draw(st.integers(3, 5)))
     pool = pick(MaxPool, SumPool)
     kernel = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
     padding = tuple(k // 2 for k in kernel)
@@ -224,7 +224,7 @@ def mixtures(draw: Any) -> tuple[Program, np.ndarray]:
     made = Program(
         everything, steps, "direct" if direct else "steps", load_target("loihi2"), {"x": form}, np.asarray(0.5)
     ).verify()
-    x = rng.integers(0, 1 + form.range[1], (draw(st.integers(1, 4)), *made.sample_shape))
+    x = rng.integers(0, 1 + form.range[1], (draw(st.integers(1, 3)), *made.sample_shape))
     return made, x
 
 

@@ -16,7 +16,7 @@ from snn2chip.ir.layers import Array, Conv, Linear, Neuron
 from snn2chip.ir.program import Program
 from snn2chip.simulate.fast.components import Component
 from snn2chip.simulate.fast.population import Recurrent, compilable
-from snn2chip.simulate.ranges import ProgramRanges, Range, sum_range
+from snn2chip.simulate.ranges import NetworkRanges, Range, sum_range
 
 # Recurrent synapses of all samples computed at once (128 at most), beyond which 8-bit products of whole matrices, step
 # by step, are faster than events at rates of 10 to 30 %. Below, the calls of a step cost more than the step.
@@ -55,7 +55,7 @@ class Absorbed:
 
 
 def absorb(
-    program: Program, components: Sequence[Component], ranges: ProgramRanges, samples: int, alone: bool
+    program: Program, components: Sequence[Component], ranges: NetworkRanges, samples: int, alone: bool
 ) -> Absorbed:
     """What every population of a program computes itself; nothing where synapses are to stand ``alone``."""
     loops: dict[str, tuple[Node, ...]] = {}
@@ -115,7 +115,7 @@ def _multiplier(layer: Linear | Conv) -> Array | None:
 
 
 def _own_cycle(
-    program: Program, cycle: Component, ranges: ProgramRanges, samples: int
+    program: Program, cycle: Component, ranges: NetworkRanges, samples: int
 ) -> tuple[str, tuple[Node, ...]] | None:
     """A population of few neurons in a row and the plain synapses from it to itself, where they are the whole cycle."""
     populations = [node for node in cycle.nodes if isinstance(node.layer, Neuron)]
@@ -137,7 +137,7 @@ def _own_cycle(
     return (population.name, synapses) if small and read_from_outside and not reads_itself and fits else None
 
 
-def _recurrent(synapses: Sequence[Node], ranges: ProgramRanges) -> Recurrent:
+def _recurrent(synapses: Sequence[Node], ranges: NetworkRanges) -> Recurrent:
     rows, sums = [], []
     for node in synapses:
         assert isinstance(node.layer, Linear)

@@ -33,6 +33,7 @@ _CONV_LIMIT = 127
 _UNREACHABLE = 1 << 17
 
 _LAVA = Arithmetic()
+_PRODUCTS = (L.MatMul, L.Mul)
 _ARITHMETIC = ("decay_bits", "decay_rounding", "input_shift", "threshold_shift")
 
 
@@ -100,6 +101,9 @@ class _Chain:
     def follow(self) -> None:
         """Go through the program in order, collecting layers and reasons."""
         program, shapes = self.program, self.program.shapes()
+        for node in program:
+            if isinstance(node.layer, _PRODUCTS):
+                self._against(node, "multiplies two computed values; NetX's layers multiply by weights")
         arithmetic = program.target.arithmetic
         for name in _ARITHMETIC:
             if getattr(arithmetic, name) != getattr(_LAVA, name):
@@ -110,8 +114,8 @@ class _Chain:
             self.reasons.append("the input is a value that stays over the steps; NetX takes spikes")
         expected = program.input.name
         for node in program:
-            if node.placement == "host" and not isinstance(node.layer, (L.Input, L.Readout, L.Output)):
-                self._against(node, "runs on the host; in NetX's chain everything runs on the chip")
+            if node.placement == "host" and not isinstance(node.layer, (L.Input, L.Readout, L.Output, *_PRODUCTS)):
+                self._against(node, "runs on the host")
             handled = self._layer(node, shapes)
             if handled is None:
                 continue
@@ -153,7 +157,7 @@ class _Chain:
             self._population(node, shapes)
         elif isinstance(layer, (L.Readout, L.Output)) or self._times_readout(node):
             return None
-        else:
+        elif not isinstance(layer, _PRODUCTS):
             self._against(node, "NetX has no such layer")
         return node.name
 

@@ -98,6 +98,8 @@ def _facts(report: Json) -> Iterable[tuple[str, str, str]]:
     if report["operations"]:
         synops = sum(row["synops"] for row in report["operations"])
         yield "SynOps per inference", number(synops), f"{count(len(report['mapping']['layers']))} layers on the chip"
+        if macs := [row["macs"] for row in report["operations"] if row["macs"]]:
+            yield "Host MACs per inference", number(sum(macs)), f"{count(len(macs))} layers on the host"
     cores = report["mapping"]
     yield "Cores, at least", count(cores["cores"]), f"{cores['chips']} chip{'s' * (cores['chips'] != 1)}"
 

@@ -1,5 +1,5 @@
 """Small rewrites that bring a graph into the form quantization takes: sums into dendrites, constants into weights,
-zeros into padding.
+zeros into padding, parts of maps into maps.
 """
 
 from __future__ import annotations
@@ -7,12 +7,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
 
-from snn2chip.ir.graph import Graph, Node
-from snn2chip.ir.layers import Add, Array, Conv, Gather, Linear, Neuron, Scale, Shape
+from snn2chip.ir.graph import Edge, Graph, Node, parameters
+from snn2chip.ir.layers import Add, Array, BatchNorm, Conv, Gather, Linear, Neuron, Reshape, Scale, Shape
 from snn2chip.passes.base import Pass, only_reader, only_source, rewired, with_layer
 from snn2chip.passes.fold_batchnorm import scaled_output
 
@@ -73,6 +74,68 @@ class AbsorbPad(Pass):
                 graph = rewired(graph, {conv.name: merged, name: None})
                 touched += [name, conv.name]
         return graph, tuple(touched)
+
+
+@dataclass(frozen=True, eq=False)
+class AbsorbPart(Pass):
+    """Some features of a linear map are a map of their own, with those rows of weights; behind a batch norm too."""
+
+    name: ClassVar[str] = "absorb_part"
+
+    def apply(self, graph: Graph) -> tuple[Graph, tuple[str, ...]]:
+        """See :meth:`Pass.apply`."""
+        touched: list[str] = []
+        for cut in [node for node in graph if isinstance(node.layer, Gather)]:
+            chain, parts = _part_of_a_map(graph, cut)
+            if not parts:
+                continue
+            # What is left of the part is a view of it.
+            view = with_layer(cut, Reshape(cut.layer.output_shape(graph.shapes()[chain[0].name])))
+            view = dataclasses.replace(view, inputs=(Edge(parts[0].name),))
+            graph = rewired(graph, {view.name: view, **{part.name: part for part in parts}})
+            for node in chain:
+                if not graph.consumers(node.name):
+                    graph = rewired(graph, {node.name: None})
+            touched += [node.name for node in (*chain, *parts, view)]
+        return graph, tuple(dict.fromkeys(touched))
+
+
+def _part_of_a_map(graph: Graph, cut: Node) -> tuple[list[Node], list[Node]]:
+    """The batch norms and the map whose features a layer takes, and the same with these features alone."""
+    assert isinstance(cut.layer, Gather)
+    chain: list[Node] = []
+    parts: list[Node] = []
+    edge, shapes = cut.inputs[0], graph.shapes()
+    while edge == Edge(edge.source):
+        node = graph[edge.source]
+        rows = _features(cut.layer.index, shapes[node.name], -1 if isinstance(node.layer, Linear) else 0)
+        map_of_all = isinstance(node.layer, Linear | Conv) and getattr(node.layer, "groups", 1) == 1
+        if rows is None or not (map_of_all or isinstance(node.layer, BatchNorm)):
+            break
+        # Every array of these layers has one row per feature.
+        taken = {name: array[rows] for name, array in parameters(node.layer).items()}
+        chain.append(node)
+        parts.append(
+            dataclasses.replace(node, name=f"{node.name}[{cut.name}]", layer=dataclasses.replace(node.layer, **taken))
+        )
+        if map_of_all:
+            fed = [dataclasses.replace(a, inputs=(Edge(b.name),)) for a, b in pairwise(parts)]
+            return chain, [*fed, parts[-1]]
+        edge = node.inputs[0]
+    return [], []
+
+
+def _features(index: Array, shape: Shape, axis: int) -> Array | None:
+    """The features along ``axis``, 0 or −1, whose elements these are, each once and in order; None for others."""
+    rest = shape[1:] if axis == 0 else shape[:-1]
+    if index.size % math.prod(rest):
+        return None
+    every = np.moveaxis(np.arange(math.prod(shape)).reshape(shape), axis, 0)
+    taken = np.moveaxis(index.reshape((-1, *rest) if axis == 0 else (*rest, -1)), axis, 0)
+    firsts = every.reshape(len(every), -1)[:, 0]
+    rows = np.searchsorted(firsts, taken.reshape(len(taken), -1)[:, 0])
+    within = len(np.unique(rows)) == len(rows) and rows.max(initial=0) < len(every)
+    return rows if within and np.array_equal(every[rows], taken) else None
 
 
 def _even_padding(node: Node, shape: Shape) -> Shape | None:

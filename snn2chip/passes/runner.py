@@ -14,7 +14,7 @@ from snn2chip.errors import S2CError, UsageError
 from snn2chip.ir.graph import Graph
 from snn2chip.ir.layers import Array, Neuron
 from snn2chip.ir.program import PassRecord
-from snn2chip.passes.absorb import AbsorbAdd, AbsorbPad, AbsorbScale
+from snn2chip.passes.absorb import AbsorbAdd, AbsorbPad, AbsorbPart, AbsorbScale
 from snn2chip.passes.base import Pass
 from snn2chip.passes.fold_batchnorm import FoldBatchNorm
 from snn2chip.passes.fuse_linear import FuseLinear
@@ -24,11 +24,20 @@ from snn2chip.passes.prune import Prune
 from snn2chip.passes.retime import Retime
 from snn2chip.simulate import Result, simulate
 
-PASSES: dict[str, type[Pass]] = {
-    cls.name: cls
-    for cls in (Prune, Retime, FoldBatchNorm, AbsorbAdd, AbsorbScale, AbsorbPad, MergePool, FuseLinear, LowerMaxPool)
-}
-DEFAULT_PIPELINE = "prune,retime,fold_batchnorm,absorb_add,absorb_scale,absorb_pad,merge_pool,fuse_linear,lower_maxpool"
+_IN_ORDER: tuple[type[Pass], ...] = (
+    Prune,
+    Retime,
+    AbsorbPart,
+    FoldBatchNorm,
+    AbsorbAdd,
+    AbsorbScale,
+    AbsorbPad,
+    MergePool,
+    FuseLinear,
+    LowerMaxPool,
+)
+PASSES = {cls.name: cls for cls in _IN_ORDER}
+DEFAULT_PIPELINE = ",".join(PASSES)
 
 # Relative distance of a membrane from its threshold that float32 rounding of a rewritten sum can account for.
 ROUNDING = 2e-5

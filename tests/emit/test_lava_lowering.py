@@ -47,6 +47,7 @@ def _matrix_cases() -> list[tuple[Any, tuple[int, ...]]]:
         (L.Flatten(1), (2, 3, 4)),
         (L.Reshape((4, 6)), (2, 3, 4)),
         (L.Permute((2, 0, 1)), (2, 3, 4)),
+        (L.Gather(rng.integers(-1, 24, (5, 4))), (2, 3, 4)),
     ]
 
 

@@ -322,6 +322,52 @@ LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], str, dict[str, Any], l
         {"w": _w(4, 4)},
         [L.Linear, L.Mul],
     ),
+    "slices with negative ends and steps": (
+        (4, 6, 6),
+        (3, 2, 6),
+        "y = Slice(x, starts, ends, axes, steps)",
+        {"starts": np.array([-3, 1]), "ends": np.array([9, -1]), "axes": np.array([1, -2]), "steps": np.array([1, 3])},
+        [L.Gather],
+    ),
+    "split and joined": (
+        (6,),
+        (4,),
+        "p, q, r = Split <axis = 1> (x, sizes)\ny = Concat <axis = 1> (r, p)",
+        {"sizes": np.array([1, 2, 3])},
+        [L.Gather, L.Concat],
+    ),
+    "one channel": (
+        (3, 5),
+        (5,),
+        "c = Gather <axis = 1> (x, at)\ny = Squeeze(c, at)",
+        {"at": np.array([1])},
+        [L.Gather, L.Flatten],
+    ),
+    "padding before a convolution": (
+        (2, 3, 3),
+        (1, 4, 5),
+        "p = Pad(x, ends, zero, axes)\ny = Conv <kernel_shape = [2,2]> (p, w)",
+        {
+            "ends": np.array([1, 2, 1, 1]),
+            "axes": np.array([2, 3]),
+            "w": np.linspace(-2, 3, 8, dtype=np.float32).reshape(1, 2, 2, 2),
+        },
+        [L.Gather, L.Conv2d],
+    ),
+    "picked twice, mirrored, repeated": (
+        (4, 3),
+        (6, 5),
+        'g = Gather <axis = 1> (x, chosen)\np = Pad <mode = "reflect"> (g, ends)\ny = Tile(p, twice)',
+        {"chosen": np.array([3, 0, 3]), "ends": np.array([0, 0, 1, 0, 0, 1]), "twice": np.array([1, 2, 1])},
+        [L.Gather],
+    ),
+    "one value everywhere": (
+        (3, 1),
+        (3, 4),
+        "y = Expand(x, size)",
+        {"size": np.array([1, 3, 4])},
+        [L.Gather],
+    ),
     "constant per channel after pooling": (
         (2, 4, 4),
         (2, 2, 2),
@@ -747,11 +793,18 @@ def test_what_is_no_neuron_of_the_family_is_refused(message: str, tmp_path: Path
 
 
 NO_LAYER: dict[str, tuple[tuple[int, ...], tuple[int, ...], str, dict[str, Any]]] = {
-    "there is no layer for the operator Slice": (
+    "padding with other values than zeros": (
         (4,),
-        (2,),
-        "y = Slice(x, a0, a1, a2)",
-        {"a0": np.array([0]), "a1": np.array([2]), "a2": np.array([1])},
+        (5,),
+        "y = Pad(x, p, one)",
+        {"p": np.array([0, 0, 0, 1]), "one": 1.0},
+    ),
+    "its choice of elements changes from step to step": (
+        (4,),
+        (1,),
+        "m = ReduceMax <keepdims = 0> (x)\ni = Cast <to = 7> (m)\nu = Unsqueeze(i, zero_axis)\ne = Add(u, one)\n"
+        "y = Slice(x, zero_axis, e, one)",
+        {"zero_axis": np.array([0]), "one": np.array([1])},
     ),
     "padding (0, 0) in front and (1, 1) behind": (
         (1, 3, 3),

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch import trace
+from snn2chip.ir.layers import Gather, MatMul
 from snn2chip.simulate import simulate
 from torch_networks import T, compare, frames, images, lively, per_step, watched
 
@@ -140,6 +141,27 @@ class MultiStepNet(nn.Module):
         x = self.bn2(self.conv2(x.flatten(0, 1))).reshape(steps, batch, 8, 6, 6).contiguous()
         x = self.pool(self.lif2(x).flatten(0, 1)).flatten(1)
         return self.head(x).reshape(steps, batch, 10).mean(0)
+
+
+def test_its_spikformer() -> None:
+    """Queries, keys and values are parts of one population; their products are read by another."""
+    model = pytest.importorskip("spikingjelly.activation_based.model.spikformer", reason="not in this version")
+    net = lively(
+        model.Spikformer(
+            T=3, img_size_h=32, img_size_w=32, num_classes=5, embed_dims=32, num_heads=2, mlp_ratio=2.0, depths=1
+        )
+    )
+    graph = trace(net, images(0, 2, 3, 32, 32), time_steps=3)
+    assert sum(isinstance(node.layer, Gather) for node in graph) == 3
+    assert sum(isinstance(node.layer, MatMul) for node in graph) == 2
+    x = images(1, 4, 3, 32, 32)
+    functional.reset_net(net)
+    with torch.no_grad():
+        expected = net(x).transpose(0, 1).numpy()
+    result = simulate(graph, x, record="spikes")
+    assert result["blocks.0.attn.attn_lif"].spikes.any()
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(result.outputs, expected, atol=1e-4)
 
 
 CLOCK_DRIVEN = {

@@ -293,6 +293,58 @@ def test_sums_go_into_the_dendrite_and_constants_into_the_weights() -> None:
     assert "Scale" not in kinds(after)
 
 
+def test_parts_of_a_map_become_maps_of_their_own() -> None:
+    """Queries, keys and values cut from one convolution and its batch norm; from a layer over tokens, by heads."""
+    rng = np.random.default_rng(8)
+    channels = np.arange(9 * 36).reshape(9, 6, 6)
+    tokens = np.arange(4 * 24).reshape(4, 3, 4, 2)
+    before = graph(
+        (3, 6, 6),
+        node("qkv", Conv2d(weights(rng, 9, 3, 3, 3, gain=4), weights(rng, 9), padding=(1, 1)), "x"),
+        node("bn", batch_norm(rng, 9), "qkv"),
+        node("q", Gather(channels[:3]), "bn"),
+        node("k", Gather(channels[[8, 4, 5]].reshape(3, 36)), "bn"),
+        node("lif1", population(FIRES), "q"),
+        node("lif2", population(FIRES), "k"),
+        node("flat1", Reshape((4, 27)), "lif1"),
+        node("flat2", Reshape((4, 27)), "lif2"),
+        node("both", Add(), "flat1", "flat2"),
+        node("fc", Linear(weights(rng, 24, 27, gain=6), weights(rng, 24)), "both"),
+        node("heads", Gather(tokens[:, 1]), "fc"),
+        node("lif3", population(FIRES), "heads"),
+    )
+    after = proved(before, "absorb_part,fold_batchnorm,prune", spikes(rng, 8, 5, 3, 6, 6))
+    assert "Gather" not in kinds(after)
+    assert {"qkv", "bn", "fc", "q"}.isdisjoint(after.nodes)
+    assert after["fc[heads]"].layer.weight.shape == (8, 27)  # type: ignore[attr-defined]
+    assert after["qkv[k]"].layer.weight.shape == (3, 3, 3, 3)  # type: ignore[attr-defined]
+
+
+def test_parts_in_space_of_groups_repeated_or_late_stay_parts() -> None:
+    rng = np.random.default_rng(9)
+    places = np.arange(4 * 16).reshape(4, 4, 4)
+    before = graph(
+        (4, 6, 6),
+        node("grouped", Conv2d(weights(rng, 4, 1, 3, 3, gain=3), groups=4), "x"),
+        node("channels", Gather(places[:2]), "grouped"),
+        node("conv", Conv2d(weights(rng, 4, 4, 3, 3, gain=3)), "x"),
+        node("rows", Gather(places[:, :2]), "conv"),
+        node("twice", Gather(places[[0, 0]]), "conv"),
+        node("mirrored", Gather(places[:2, ::-1]), "conv"),
+        node("padded", Gather(np.concatenate([places[:1], np.full((1, 4, 4), -1)])), "conv"),
+        node("late", Gather(places[:2]), Edge("conv", 1)),
+        node("some", Add(), "channels", "twice", "mirrored", "padded", "late"),
+        node("lif1", population(FIRES), "some"),
+        node("lif2", population(FIRES), "rows"),
+        node("flat1", Flatten(), "lif1"),
+        node("flat2", Flatten(), "lif2"),
+        node("all", Add(), "flat1", "flat2"),
+    )
+    after, (record,) = run_passes(before, spikes(rng, 2, 5, 4, 6, 6), "absorb_part")
+    assert record.changed == ()
+    assert after == before
+
+
 @pytest.mark.parametrize("widths", [(1, 1), (0, 2), (1, 0)])
 def test_even_zeros_become_padding_and_others_stay(widths: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)

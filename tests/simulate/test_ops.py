@@ -18,6 +18,7 @@ from snn2chip.ir.layers import (
     Conv2d,
     Delay,
     Flatten,
+    Gather,
     Linear,
     MatMul,
     MaxPool,
@@ -97,6 +98,11 @@ def test_the_remaining_layers() -> None:
     np.testing.assert_array_equal(apply(Flatten(), [x], OPS), t.flatten(1))
     np.testing.assert_array_equal(apply(Permute((1, 0)), [x], OPS), t.permute(0, 2, 1))
     np.testing.assert_array_equal(apply(Concat(1), [x, x], OPS), torch.cat([t, t], 2))
+    part = Gather(np.arange(24).reshape(4, 6)[1:, ::2])
+    padded = Gather(np.pad(np.arange(24).reshape(4, 6), ((0, 0), (2, 1)), constant_values=-1))
+    for data, ops in ((x, OPS), (t, TorchOps())):
+        np.testing.assert_array_equal(apply(part, [data], ops), t[:, 1:, ::2])
+        np.testing.assert_array_equal(apply(padded, [data], ops), F.pad(t, (2, 1)))
     np.testing.assert_array_equal(apply(Scale(np.float32(2.0)), [x], OPS), t * 2)
     np.testing.assert_allclose(apply(MatMul(), [x, x.transpose(0, 2, 1)], OPS), t @ t.transpose(1, 2), rtol=1e-5)
     np.testing.assert_array_equal(

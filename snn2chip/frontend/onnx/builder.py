@@ -74,7 +74,7 @@ class Builder:
             raise S2CError("a constant is used where the data should be", where=tensor)
         if op.kind in ELEMENTWISE:
             return self._elementwise(op)
-        converted = convert(op, self.step)
+        converted = convert(op, self.step, tensor)
         return self._chain([self.edge(name) for name in converted.inputs], converted.layers, op)
 
     def _of_population(self, tensor: str) -> Edge | None:
@@ -155,7 +155,7 @@ class Builder:
         shape = self.step.shape(op.outputs[0])
         base = self.step.producers.get(moving)
         if base is not None and base.kind not in ELEMENTWISE and self.step.readers(moving) == 1:
-            converted = convert(base, self.step)
+            converted = convert(base, self.step, moving)
             if len(converted.layers) == 1 and (layer := with_constant(converted.layers[0], constant, shape)):
                 return self._chain([self.edge(name) for name in converted.inputs], (layer,), base)
         added = shifted(constant, shape)

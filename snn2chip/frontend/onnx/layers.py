@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -22,8 +23,8 @@ class Converted:
     layers: tuple[L.Layer, ...]
 
 
-def convert(op: Op, step: Step) -> Converted:
-    """An operator as layers.
+def convert(op: Op, step: Step, output: str) -> Converted:
+    """An operator as layers; ``output`` is the one of its outputs that is wanted.
 
     Raises:
         S2CError: there is no layer that does the same.
@@ -36,7 +37,7 @@ def convert(op: Op, step: Step) -> Converted:
             fix="replace it in the model and export again",
         )
     try:
-        converted = _READERS[op.kind](_Reader(op, step))
+        converted = _READERS[op.kind](_Reader(op, step, output))
     except S2CError as error:
         raise S2CError(error.what, where=error.where or op.where, why=error.why, fix=error.fix) from None
     return converted
@@ -47,7 +48,6 @@ _REASONS = {
     "Loop": _UNROLLED,
     "If": "a network is the same for all data",
     "Scan": "a Scan inside a step is a loop inside the time loop",
-    **dict.fromkeys(("Slice", "Gather", "Split"), "a part of a tensor is used; no layer selects elements"),
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), "export the float model; snn2chip quantizes it"),
 }
 
@@ -58,6 +58,7 @@ class _Reader:
 
     op: Op
     step: Step
+    output: str
 
     def attribute(self, name: str, default: Any) -> Any:
         return self.op.attributes.get(name, default)
@@ -80,7 +81,7 @@ class _Reader:
 
     @property
     def result(self) -> Shape:
-        return self.step.shape(self.op.outputs[0])
+        return self.step.shape(self.output)
 
     def one(self, layer: L.Layer) -> Converted:
         """A layer on the first input."""
@@ -217,6 +218,25 @@ def _concat(r: _Reader) -> Converted:
     return Converted(r.op.inputs, (L.Concat(axis - 1),))
 
 
+def _moved(r: _Reader) -> Converted:
+    """What an operator takes of its input, repeats or puts zeros around: it is run on the elements' own numbers."""
+    for position in range(1, len(r.op.inputs)):
+        if r.given(position):
+            r.constant(position, "choice of elements")
+    fills = r.op.kind == "Pad" and r.attribute("mode", "constant") == "constant"
+    if fills and r.given(2) and r.constant(2, "value").any():
+        raise r.refuse("padding with other values than zeros", fix="pad with zeros")
+    source, shape, batch = r.op.inputs[0], r.shape(), r.step.batch
+    numbers = np.arange(1, batch * math.prod(shape) + 1).reshape(batch, *shape)
+    (found,) = r.step.evaluator([r.output], [source])({source: numbers})
+    first, samples = found[0].astype(np.int64), np.arange(batch).reshape(-1, *(1,) * (found.ndim - 1))
+    if (found != np.where(first, first + samples * math.prod(shape), 0)).any():
+        raise r.refuse("what becomes of an element is not the same for every sample")
+    index = first - 1
+    same = index.shape == shape and (index.ravel() == np.arange(index.size)).all()
+    return Converted((source,), () if same else (L.Gather(index),))
+
+
 _READERS: dict[str, Callable[[_Reader], Converted]] = {
     "Conv": _conv,
     "Gemm": _gemm,
@@ -233,6 +253,7 @@ _READERS: dict[str, Callable[[_Reader], Converted]] = {
     "Unsqueeze": _view,
     "Transpose": _transpose,
     "Concat": _concat,
+    **dict.fromkeys(("Slice", "Split", "Gather", "Pad", "Expand", "Tile"), _moved),
 }
 
 

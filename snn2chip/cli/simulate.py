@@ -55,10 +55,10 @@ _scale_options = together(
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Samples run together.")
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "fast", "reference"]),
+    type=click.Choice(["auto", "fast", "reference", "cuda"]),
     default="auto",
     show_default=True,
-    help="The same integers from either; auto takes the fast one where the run repays its preparation.",
+    help="The same integers from each; auto takes fast where the run repays its preparation, never the GPU (cuda).",
 )
 @click.option("--explain-engine", is_flag=True, help="Say what computes each layer, and why; run nothing.")
 @json_option

@@ -143,7 +143,7 @@ def _shard_size(network: Network, source: Source, steps: int, workers: int) -> i
 
 
 def _engine_memory(network: Network, setting: Setting, samples: int, steps: int, alone: bool) -> Memory:
-    if setting.engine == "reference" or not isinstance(network, Program):
+    if setting.engine != "fast" or not isinstance(network, Program):
         return reference_memory(network, samples, steps, setting.batch_size, machine=setting.machine is not None)
     from snn2chip.simulate.fast.explain import peak_memory
 

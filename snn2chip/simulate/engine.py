@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.ir.graph import Network
@@ -14,7 +14,7 @@ from snn2chip.simulate.data import as_samples
 from snn2chip.simulate.reference import Backend, Clock, MachineClock
 from snn2chip.simulate.result import Result
 
-Engine = Literal["auto", "fast", "reference"]
+Engine = Literal["auto", "fast", "reference", "cuda"]
 RECORDABLE = ("u", "v", "h", "spikes", "a", "out")
 
 
@@ -45,10 +45,10 @@ def simulate(
             :class:`~snn2chip.simulate.reference.MachineClock`.
         batch_size: samples computed together; the result does not depend on it for a Program.
         backend: kernels for a float Graph: torch where it is installed, so that rounding is the model's own.
-        engine: what computes a Program in the sample's clock. "reference": the definition,
+        engine: what computes a Program. "reference": the definition,
             :mod:`snn2chip.simulate.reference`. "fast": the same integers sooner, :mod:`snn2chip.simulate.fast`.
             "auto": the fast one where torch and numba are there, it covers the program, and the run is long enough to
-            repay its preparation.
+            repay its preparation. "cuda": the definition on a GPU, :mod:`snn2chip.simulate.cuda`, in either clock.
         first_sample: number of the first sample in the data this is a part of, for messages.
         progress: called with the number of samples done.
 
@@ -63,27 +63,30 @@ def simulate(
         raise UsageError(f"there is no clock {clock!r}", fix='use "sample" or "machine"')
     if reset_interval is not None and reset_interval < 1:
         raise UsageError(f"a reset interval of {reset_interval} steps is none", fix="give at least 1")
-    if engine not in ("auto", "fast", "reference"):
-        raise UsageError(f"there is no engine {engine!r}", fix='use "auto", "fast" or "reference"')
+    if engine not in get_args(Engine):
+        raise UsageError(f"there is no engine {engine!r}", fix=f"use one of {', '.join(get_args(Engine))}")
     machine = MachineClock(reset_interval, reset_phase, registers) if clock == "machine" else None
     samples = as_samples(network, x, free_time=machine is not None, first=first_sample)
     steps = samples.shape[1] if network.coding == "steps" else network.time_steps or 0
+    options: dict[str, Any] = {"batch_size": batch_size, "first": first_sample, "progress": progress}
+    if engine == "cuda":
+        if not isinstance(network, Program):
+            raise UsageError("a float network is not simulated on a GPU", fix='leave out engine="cuda"')
+        _needs_torch("simulating on a GPU")
+        from snn2chip.simulate import cuda
+
+        return cuda.run(network, samples, steps, wanted, machine=machine, **options)
     if _takes_fast(network, machine, engine, len(samples), steps):
         from snn2chip.simulate import fast
 
         assert isinstance(network, Program)
-        return fast.run(network, samples, steps, wanted, batch_size=batch_size, first=first_sample, progress=progress)
-    return reference.run(
-        network,
-        samples,
-        steps,
-        wanted,
-        machine=machine,
-        backend=backend,
-        batch_size=batch_size,
-        first=first_sample,
-        progress=progress,
-    )
+        return fast.run(network, samples, steps, wanted, **options)
+    return reference.run(network, samples, steps, wanted, machine=machine, backend=backend, **options)
+
+
+def _needs_torch(what: str) -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise S2CError(f"{what} needs torch", why="it is not installed", fix="pip install torch")
 
 
 def _takes_fast(network: Network, machine: MachineClock | None, engine: Engine, samples: int, steps: int) -> bool:
@@ -92,12 +95,11 @@ def _takes_fast(network: Network, machine: MachineClock | None, engine: Engine, 
         raise UsageError(f"the fast engine does not run {what}", fix='leave out engine="fast"')
     if engine == "reference" or machine is not None or not isinstance(network, Program):
         return False
-    if importlib.util.find_spec("torch") is None:
-        if engine == "fast":
-            raise S2CError("the fast engine needs torch", why="it is not installed", fix="pip install torch")
-        return False
     if engine == "fast":
+        _needs_torch("the fast engine")
         return True
+    if importlib.util.find_spec("torch") is None:
+        return False
     from snn2chip.simulate import fast
 
     return fast.worthwhile(network, samples, steps)

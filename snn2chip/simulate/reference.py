@@ -8,7 +8,6 @@ states are reset by interval and phase: that is how vendors record.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,6 +56,7 @@ def run(
     batch_size: int,
     first: int = 0,
     progress: Callable[[int], None] | None,
+    kernels: KernelsFor | None = None,
 ) -> Result:
     """Run checked samples; see :func:`snn2chip.simulate.engine.simulate`.
 
@@ -68,9 +68,10 @@ def run(
         machine: how the machine's clock runs; None: the sample's clock.
         first: number of the first sample, for messages.
         backend, batch_size, progress: as there.
+        kernels: how a batch is computed, where not by numpy (a Program) or the backend (a Graph).
     """
     plan = _Plan(network, machine, steps)
-    compute = _integer_kernels if isinstance(network, Program) else _float_kernels(backend)
+    compute = kernels or (_integer_kernels if isinstance(network, Program) else _float_kernels(backend))
     parts = []
     for start in range(0, len(samples), batch_size):
         parts.append(_run(plan, samples[start : start + batch_size], first + start, wanted, compute))
@@ -80,34 +81,46 @@ def run(
 
 
 @dataclass(frozen=True)
-class _Kernels:
-    """How one batch is computed: tensor operations, neuron steps, and the way in and out of numpy."""
+class Kernels:
+    """How one batch is computed: tensor operations, neuron steps, counts, and the way in and out of numpy."""
 
     ops: Ops
     start: Callable[[Node, Any], dict[str, Any]]
     step: Callable[[Node, dict[str, Any], Any], tuple[dict[str, Any], Any]]
     to_numpy: Callable[[Any], Array]
     zeros: Callable[[Shape], Any]
+    events: Callable[[Any, Array | None], Array]
     samples: Any
     clipped: int = 0
 
 
-def _integer_kernels(network: Network, samples: Array, first: int) -> _Kernels:
+# (network, samples, number of the first one) → kernels
+KernelsFor = Callable[[Network, Array, int], Kernels]
+
+
+def _events(x: Any, fan: Array | None) -> Array:
+    """Nonzero values of every sample [N], each counted as often as ``fan``, of a sample's shape, says."""
+    nonzero = np.asarray(x).reshape(len(x), -1) != 0
+    return np.asarray(nonzero.sum(axis=1) if fan is None else nonzero @ fan.ravel())
+
+
+def _integer_kernels(network: Network, samples: Array, first: int) -> Kernels:
     assert isinstance(network, Program)
     arithmetic = network.target.arithmetic
     integers, clipped = to_integers(network, samples, first)
-    return _Kernels(
+    return Kernels(
         NumpyOps(),
         lambda node, a: node.layer.model.start(a.shape),  # type: ignore[attr-defined]
         lambda node, state, a: node.layer.model.step(state, a, arithmetic),  # type: ignore[attr-defined]
         lambda a: a,
         lambda shape: np.zeros(shape, dtype=np.int64),
+        _events,
         integers,
         clipped,
     )
 
 
-def _float_kernels(backend: str) -> Callable[[Network, Array, int], _Kernels]:
+def _float_kernels(backend: str) -> KernelsFor:
     if backend == "auto":
         try:
             import torch
@@ -118,13 +131,14 @@ def _float_kernels(backend: str) -> Callable[[Network, Array, int], _Kernels]:
     if backend == "numpy":
         numpy_ops = NumpyOps()
 
-        def with_numpy(network: Network, samples: Array, first: int) -> _Kernels:
-            return _Kernels(
+        def with_numpy(network: Network, samples: Array, first: int) -> Kernels:
+            return Kernels(
                 numpy_ops,
                 lambda node, a: node.layer.model.start(a, numpy_ops),  # type: ignore[attr-defined]
                 lambda node, state, a: node.layer.model.step(state, a, numpy_ops),  # type: ignore[attr-defined]
                 lambda a: a,
                 lambda shape: np.zeros(shape, dtype=np.float32),
+                _events,
                 samples.astype(np.float32),
             )
 
@@ -136,13 +150,14 @@ def _float_kernels(backend: str) -> Callable[[Network, Array, int], _Kernels]:
 
     torch_ops = TorchOps()
 
-    def with_torch(network: Network, samples: Array, first: int) -> _Kernels:
-        return _Kernels(
+    def with_torch(network: Network, samples: Array, first: int) -> Kernels:
+        return Kernels(
             torch_ops,
             lambda node, a: node.layer.model.start(a, torch_ops),  # type: ignore[attr-defined]
             lambda node, state, a: node.layer.model.step(state, a, torch_ops),  # type: ignore[attr-defined]
             lambda a: a.numpy(),
             lambda shape: torch.zeros(shape, dtype=torch.float32),
+            _events,
             torch.from_numpy(samples.astype(np.float32)),
         )
 
@@ -169,6 +184,8 @@ class _Plan:
                 self.history[key] = max(self.history.get(key, 0), delay + own)
         self.fan_out = {n.name: fan_out(n.layer, self.shapes[n.inputs[0].source]) for n in network if n.layer.synaptic}
         self.host_macs = host_macs(network)
+        layers = {node.name: node.layer for node in network}
+        self.parts = {name: _parts(x) for name, x in layers.items() if isinstance(x, Linear) and x.delay is not None}
         self.register = self._register()
 
     def _delay(self, edge: Edge, node: Node) -> int:
@@ -193,12 +210,19 @@ class _Plan:
         return (step - self.depth[name] - self.machine.reset_phase) % self.machine.reset_interval == 0
 
 
+def _parts(layer: Linear) -> list[tuple[int, Linear]]:
+    """The layer as one part per synaptic delay; the bias enters with the first."""
+    assert layer.delay is not None
+    each = [(int(d), layer.weight * (layer.delay == d)) for d in np.unique(layer.delay)]
+    return [(late, Linear(weight, None if i else layer.bias)) for i, (late, weight) in enumerate(each)]
+
+
 def _run(
     plan: _Plan,
     samples: Array,
     first: int,
     wanted: frozenset[str],
-    kernels_for: Callable[[Network, Array, int], _Kernels],
+    kernels_for: KernelsFor,
 ) -> Result:
     """One batch, whose first sample is number ``first`` of the data."""
     network, n = plan.network, len(samples)
@@ -241,7 +265,7 @@ def _run(
                 for port in ("u", "v"):
                     if port in state:
                         now[node.name, port] = state[port]
-                _count_population(counts[node.name], t, kernels.to_numpy(out), node)
+                _count_population(counts[node.name], t, out, node, kernels)
                 _record_population(recordings[node.name], wanted, plan, t, n, state, out, a, kernels)
             else:
                 out = _stateless(node, plan, kernels, value)
@@ -249,8 +273,8 @@ def _run(
                 steps = slice(t, None if node.name in plan.static else t + 1)
                 counts[node.name].macs[:, t] = plan.host_macs.get(node.name, 0)
                 if node.layer.synaptic and node.placement == "chip":
-                    events = kernels.to_numpy(value(*plan.edges[node.name][0]))
-                    _count_synapses(counts[node.name], steps, events, plan.fan_out[node.name])
+                    arriving = value(*plan.edges[node.name][0])
+                    counts[node.name].synops[:, steps] = kernels.events(arriving, plan.fan_out[node.name])[:, None]
                 if "out" in wanted:
                     _store(recordings[node.name], "out", kernels.to_numpy(out), steps, plan.steps)
             now[node.name, "out"] = out
@@ -269,31 +293,21 @@ def _run(
     return Result(real, integers, counts, tuple(network.nodes), network, kept_recordings, kernels.clipped)
 
 
-def _stateless(node: Node, plan: _Plan, kernels: _Kernels, value: Callable[[Edge, int], Any]) -> Any:
+def _stateless(node: Node, plan: _Plan, kernels: Kernels, value: Callable[[Edge, int], Any]) -> Any:
     edges = plan.edges[node.name]
     if isinstance(node.layer, Delay):
         return value(edges[0][0], edges[0][1] + node.layer.steps)
-    if isinstance(node.layer, Linear) and node.layer.delay is not None:
+    if node.name in plan.parts:
         edge, delay = edges[0]
-        total: Any = None
-        for steps in np.unique(node.layer.delay):
-            part = dataclasses.replace(
-                node.layer, weight=node.layer.weight * (node.layer.delay == steps), bias=None, delay=None
-            )
-            y = apply(part, [value(edge, delay + int(steps))], kernels.ops)
-            total = y if total is None else total + y
-        return total if node.layer.bias is None else total + kernels.ops.const(node.layer.bias, total)
+        found = [apply(part, [value(edge, delay + late)], kernels.ops) for late, part in plan.parts[node.name]]
+        return sum(found[1:], start=found[0])
     return apply(node.layer, [value(edge, delay) for edge, delay in edges], kernels.ops)
 
 
-def _count_population(counts: Counts, t: int, out: Array, node: Node) -> None:
+def _count_population(counts: Counts, t: int, out: Any, node: Node, kernels: Kernels) -> None:
     counts.neuron_updates[:, t] = math.prod(out.shape[1:])
     if not silent(node):
-        counts.spikes[:, t] = np.count_nonzero(out.reshape(len(out), -1), axis=1)
-
-
-def _count_synapses(counts: Counts, steps: slice, events: Array, fan: Array) -> None:
-    counts.synops[:, steps] = ((events != 0).reshape(len(events), -1) @ fan.ravel())[:, None]
+        counts.spikes[:, t] = kernels.events(out, None)
 
 
 def _record_population(
@@ -305,7 +319,7 @@ def _record_population(
     state: dict[str, Any],
     out: Any,
     a: Any,
-    kernels: _Kernels,
+    kernels: Kernels,
 ) -> None:
     available = {"u": state.get("u"), "v": state["v"], "h": state.get("h"), "spikes": out, "a": a}
     for name in wanted & set(available):

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from snn2chip.errors import S2CError
 from snn2chip.ir import layers as L
 from snn2chip.ir.layers import Array
 
@@ -71,9 +70,11 @@ class TorchOps:
         include = bool(getattr(layer, "count_include_pad", True))
         if how == "mean":
             return _AVG[axes](x, layer.kernel, layer.stride, layer.padding, layer.ceil_mode, include)
-        if axes != 2 or layer.ceil_mode:
-            raise S2CError("sum pooling is computed over two axes, without ceil_mode", fix="use AvgPool and a scale")
-        return F.avg_pool2d(x, layer.kernel, layer.stride, layer.padding, divisor_override=1)
+        lead = 2 - axes
+        kernel, stride, padding = (1,) * lead + layer.kernel, (1,) * lead + layer.stride, (0,) * lead + layer.padding
+        images = x.unsqueeze(2) if lead else x
+        y = F.avg_pool2d(images, kernel, stride, padding, layer.ceil_mode, divisor_override=1)
+        return y.squeeze(2) if lead else y
 
     def batch_norm(self, x: torch.Tensor, layer: L.BatchNorm) -> torch.Tensor:
         """Per channel on axis 1, running statistics."""

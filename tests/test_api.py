@@ -17,7 +17,7 @@ from networks import graph, node, population, spikes, weights
 from snn2chip import api
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.ir.graph import Graph
-from snn2chip.ir.layers import Linear
+from snn2chip.ir.layers import Linear, Mul
 from snn2chip.neurons.lif import LIF
 
 X = spikes(np.random.default_rng(0), 30, 5, 8)
@@ -102,6 +102,37 @@ def test_net_is_written_where_netx_can_take_it(net: Graph, tmp_path: Path) -> No
         np.testing.assert_array_equal(result.outputs_int, s2c.simulate(build.program, X).outputs_int)
     else:
         assert refused["model.net"]
+
+
+def test_what_cannot_hold_products_is_left_out_and_said(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    gated = graph(
+        (8,),
+        node("fc1", Linear(weights(rng, 8, 8, gain=2)), "x"),
+        node("lif1", population(LIF(0.5, 0.75)), "fc1"),
+        node("gate", Mul(), "lif1", "x"),
+        node("fc2", Linear(weights(rng, 3, 8, gain=2)), "gate"),
+        node("lif2", population(LIF(0.5, 0.75)), "fc2"),
+    )
+    build = s2c.compile(gated, calibration=X, out=tmp_path / "out", against=("lava", "fast"), host=["products"])
+    assert sorted(p.name for p in build.out.iterdir()) == [
+        "manifest.json",
+        "model.nir",
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
+    refused = {entry["what"]: entry["why"] for entry in build.report["not_done"]}
+    assert refused["model.net"].startswith("gate (Mul): multiplies two computed values")
+    assert "gate (Mul) on the host answers spikes of the same step for lif2" in refused["lava/"]
+    nir, lava, fast = build.report["verification"]
+    assert (nir["equal"], lava["ran"], fast["equal"], build.verified) == (True, False, True, True)
+    assert "gate (Mul)" in lava["detail"]
+    (row,) = [row for row in build.report["operations"] if row["name"] == "gate"]
+    assert (row["placement"], row["macs"], row["synops"]) == ("host", 8 * 5, 0)
+    for text in (build.summary(), (build.out / "report.md").read_text("utf-8")):
+        assert "gate: multiplied on the host" in text
+        assert "Host MACs per inference" in text
 
 
 def test_a_difference_is_reported_and_not_hidden(net: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

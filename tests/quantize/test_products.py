@@ -31,6 +31,7 @@ from snn2chip.ir.layers import (
     SumPool,
 )
 from snn2chip.ir.program import Program
+from snn2chip.ir.schedule import depths
 from snn2chip.mapping.constraints import check
 from snn2chip.neurons.lif import LIF
 from snn2chip.quantize import quantize
@@ -141,6 +142,20 @@ def test_what_the_host_multiplies_is_placed_and_counted_there_by_both_engines() 
     gate = graph((3, 4), node("gate", Mul(), "x", "x"), node("lif", population(FIRES), "gate"))
     gated = quantize(gate, "loihi2", x[:, :, :3], host=["products"])
     assert (simulate(gated, x[:, :, :3]).counts["gate"].macs == 12).all()
+
+
+def test_on_the_machines_clock_the_host_answers_within_the_step() -> None:
+    rng = np.random.default_rng(0)
+    network, x = attention(rng, LIF(0.5, 0.8)), spikes(rng, 1, 5, TOKENS, WIDTH, rate=0.6)
+    made = quantize(network, "loihi2", x, host=["products"])
+    found, depth = simulate(made, x, record="spikes"), depths(made)
+    longer = np.concatenate([x, np.zeros_like(x)], axis=1)
+    machine = simulate(made, longer, record="spikes", clock="machine", reset_interval=10)
+    assert (depth["q"], depth["mixed"], depth["out"]) == (1, 2, 3)
+    for name in ("q", "mixed", "out"):
+        window = slice(depth[name], depth[name] + 5)
+        np.testing.assert_array_equal(machine[name].spikes[:, window], found[name].spikes)
+        assert found[name].spikes.any()
 
 
 def test_without_the_option_the_refusal_names_it() -> None:

@@ -87,6 +87,13 @@ class Linear(Layer):
             )
         return (*shape[:-1], out)
 
+    def by_delay(self) -> list[tuple[int, Linear]]:
+        """(steps, layer without delays) whose sum is this layer; the bias enters with the first."""
+        if self.delay is None:
+            return [(0, self)]
+        weights = [(int(steps), self.weight * (self.delay == steps)) for steps in np.unique(self.delay)]
+        return [(steps, Linear(weight, None if i else self.bias)) for i, (steps, weight) in enumerate(weights)]
+
     def describe(self) -> str:
         out, width = self.weight.shape
         return f"{width}→{out}" + ("" if self.bias is None else " +bias") + ("" if self.delay is None else " delays")

@@ -185,7 +185,7 @@ class _Plan:
         self.fan_out = {n.name: fan_out(n.layer, self.shapes[n.inputs[0].source]) for n in network if n.layer.synaptic}
         self.host_macs = host_macs(network)
         layers = {node.name: node.layer for node in network}
-        self.parts = {name: _parts(x) for name, x in layers.items() if isinstance(x, Linear) and x.delay is not None}
+        self.parts = {name: x.by_delay() for name, x in layers.items() if isinstance(x, Linear)}
         self.register = self._register()
 
     def _delay(self, edge: Edge, node: Node) -> int:
@@ -208,13 +208,6 @@ class _Plan:
         if self.machine is None or self.machine.reset_interval is None:
             return False
         return (step - self.depth[name] - self.machine.reset_phase) % self.machine.reset_interval == 0
-
-
-def _parts(layer: Linear) -> list[tuple[int, Linear]]:
-    """The layer as one part per synaptic delay; the bias enters with the first."""
-    assert layer.delay is not None
-    each = [(int(d), layer.weight * (layer.delay == d)) for d in np.unique(layer.delay)]
-    return [(late, Linear(weight, None if i else layer.bias)) for i, (late, weight) in enumerate(each)]
 
 
 def _run(

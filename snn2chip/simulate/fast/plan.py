@@ -158,20 +158,10 @@ def _synapse(plan: Plan, node: Node, samples: int, steps: int) -> SynapseRun:
     once = node.name in plan.static
     batch = chunk_of(plan, samples, steps).samples * (1 if once else chunk_of(plan, samples, steps).steps)
     runs = samples * (1 if once else steps) / batch
-    parts = tuple((delay, choose(linear.Case.of(part, shape, x), batch, runs)) for delay, part in _by_delay(layer))
+    by_delay = layer.by_delay() if isinstance(layer, Linear) else [(0, layer)]
+    parts = tuple((delay, choose(linear.Case.of(part, shape, x), batch, runs)) for delay, part in by_delay)
     events = None if node.placement == "host" else stateless.events_of(layer, fan)
     return SynapseRun(parts, events, plan.dtype((node.name, "out")))
-
-
-def _by_delay(layer: Linear | Conv) -> list[tuple[int, Linear | Conv]]:
-    """The layer as one part per synaptic delay; the bias enters once."""
-    if not isinstance(layer, Linear) or layer.delay is None:
-        return [(0, layer)]
-    parts: list[tuple[int, Linear | Conv]] = []
-    for delay in np.unique(layer.delay):
-        bias = layer.bias if not parts else None
-        parts.append((int(delay), Linear(layer.weight * (layer.delay == delay), bias)))
-    return parts
 
 
 def _history(program: Program) -> dict[Key, int]:

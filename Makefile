@@ -30,7 +30,7 @@ help:
 	@echo "make lint      ruff, mypy, import floors"
 	@echo "make docs      build the documentation into build/docs"
 	@echo "make examples  run every example"
-	@echo "make bench     time the simulators against each other (some minutes; BENCH=--json for JSON)"
+	@echo "make bench     time and memory beside float networks, other libraries and Lava (some minutes; BENCH=--help)"
 	@echo "make bench-zoo trace and fold every network of the zoo at full size (some minutes, 7 GiB; ZOO=names)"
 	@echo "make fuzz      thousands of new random networks, every engine and Lava (FUZZ=20 times as many as CI)"
 	@echo "make clean     remove .venv, build and caches"
@@ -66,10 +66,10 @@ fuzz: $(DEVELOPMENT)
 		tests/simulate/test_fast.py tests/emit/test_lava_random.py tests/emit/test_onnx.py tests/emit/test_nir.py
 
 bench: $(DEVELOPMENT)
-	$(BIN)/python tests/bench/bench.py $(BENCH)
+	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
 
 bench-zoo: $(DEVELOPMENT)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/zoo.py $(ZOO)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m bench.zoo $(ZOO)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

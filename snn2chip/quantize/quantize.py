@@ -44,6 +44,7 @@ def quantize(
     passes: str = DEFAULT_PIPELINE,
     approximate: Collection[str] = (),
     host: Collection[str] = (),
+    refine: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> Program:
     """The integer network the chip runs.
@@ -57,6 +58,8 @@ def quantize(
             sample, or on the chip, with the input as graded spikes.
         approximate: what a chip with a fixed neuron may do differently (``APPROXIMATIONS``); each is noted.
         host: what the host may compute between the chip's layers because no chip can (``HOSTED``); each is noted.
+        refine: judge the best scales of each population in the whole network, one run of it for each; without, each
+            population keeps the one that serves it best. A network of thirty populations takes minutes with it.
         progress: called with the name of each population when it is done.
 
     Raises:
@@ -84,7 +87,8 @@ def quantize(
         if progress is not None:
             progress(name)
     build = partial(assembled, setting, approximate=approximate, host=host)
-    return build(_refined(setting, shortlists, build), passes=records)
+    chosen = _refined(setting, shortlists, build) if refine else _best_by_itself(shortlists)
+    return build(chosen, passes=records)
 
 
 def _with_input_that_fits(make: Callable[[int], Setting]) -> tuple[Setting, dict[str, list[Quantized]]]:
@@ -132,6 +136,10 @@ def affordable_samples(graph: Graph, limit: int = CALIBRATION_VALUES) -> int:
     return min(CALIBRATION_SAMPLES, max(4, limit // values))
 
 
+def _best_by_itself(shortlists: dict[str, list[Quantized]]) -> dict[str, Quantized]:
+    return {name: shortlist[0] for name, shortlist in shortlists.items()}
+
+
 def _refined(
     setting: Setting, shortlists: dict[str, list[Quantized]], build: Callable[[dict[str, Quantized]], Program]
 ) -> dict[str, Quantized]:
@@ -140,7 +148,7 @@ def _refined(
     Populations are visited in order; each keeps the alternative with which the outputs on the calibration data deviate
     least. Labels are not looked at.
     """
-    chosen = {name: shortlist[0] for name, shortlist in shortlists.items()}
+    chosen = _best_by_itself(shortlists)
     samples = affordable_samples(setting.graph, REFINING_VALUES)
     outputs = setting.reference.outputs[:samples]
     spread = float(((outputs - outputs.mean(axis=0)) ** 2).sum()) or 1.0

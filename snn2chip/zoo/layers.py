@@ -1,8 +1,8 @@
 """What the networks of the zoo are made of: layers on all steps at once, neurons step by step.
 
 Between layers tensors are [T, N, ...]. A neuron is any module that is called once per step, keeps its state and has
-``reset()``: those of :mod:`snn2chip.zoo.neurons`, SpikingJelly's, or your own. A module without state, such as
-``torch.nn.ReLU``, makes the network an ANN: the source of a conversion.
+``reset()``: those of :mod:`snn2chip.zoo.neurons`, SpikingJelly's in either step mode, or your own. A module without
+state, such as ``torch.nn.ReLU``, makes the network an ANN: the source of a conversion.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ def every_step(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def fire(neuron: nn.Module, x: Tensor) -> Tensor:
-    """A population, one step after the other: [T, N, ...] → [T, N, ...]."""
+    """A population, one step after the other: [T, N, ...] → [T, N, ...].
+
+    SpikingJelly's neurons in multi-step mode (``step_mode="m"``) take all steps at once.
+    """
+    if getattr(neuron, "step_mode", "s") == "m":
+        out: Tensor = neuron(x)
+        return out
     return torch.stack([neuron(step) for step in x])
 
 

@@ -4,7 +4,7 @@ Tracing compares the spikes of every population with the model's on three batche
 compares them again. MACs and neurons are those of the traced graph, checked against torch's own count. Prints the table
 of docs/zoo.md; a network that fails makes the command fail.
 
-    python tests/bench/zoo.py [NAME ...] [--time-steps 2] [--size PIXELS]
+    make bench-zoo ZOO="[NAME ...] [--time-steps 2] [--size PIXELS]"
 """
 
 from __future__ import annotations
@@ -16,13 +16,10 @@ import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 from snn2chip import trace
 from snn2chip.energy import dense_operations
@@ -74,7 +71,7 @@ def measured(name: str, time_steps: int, size: int | None) -> dict[str, Any]:
 
 def in_a_process_of_its_own(name: str, options: list[str]) -> dict[str, Any] | str:
     """What was measured, or the last line of what went wrong: peak memory is that of a whole process."""
-    command = [sys.executable, __file__, name, "--here", *options]
+    command = [sys.executable, "-m", "bench.zoo", name, "--here", *options]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines()

@@ -344,6 +344,15 @@ def test_outputs_come_back_in_the_units_of_the_network() -> None:
         np.testing.assert_array_equal(b.outputs, b.outputs_int * b.network.output_scale)
 
 
+def test_judging_scales_in_the_whole_network_loses_less_and_can_be_left_out() -> None:
+    rng = np.random.default_rng(11)
+    network, x = conv_net(rng), spikes(rng, 16, 5, 2, 8, 8)
+    expected = simulate(network, x).outputs
+    judged, alone = (quantize(network, "loihi2", x, weight_bits=3, refine=refine) for refine in (True, False))
+    lost = [float(((simulate(program, x).outputs - expected) ** 2).sum()) for program in (judged, alone)]
+    assert 0 < lost[0] < lost[1]
+
+
 def test_the_same_calibration_gives_the_same_program() -> None:
     rng = np.random.default_rng(11)
     network, x = conv_net(rng), spikes(rng, 16, 5, 2, 8, 8)

@@ -1,0 +1,104 @@
+"""The machine's own limit: what a Program costs if only its convolutions ran, and what its neurons move in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from bench.machine import copy_bandwidth
+from bench.measure import seconds
+from snn2chip.ir.layers import Conv2d, Linear
+from snn2chip.ir.program import Program
+from snn2chip.simulate.fast import plan_for
+from snn2chip.simulate.fast.explain import explain_engine
+from snn2chip.simulate.fast.plan import Plan, chunk_of
+
+Call = Callable[[], Any]
+
+
+def bare_convolutions(program: Program, samples: int, steps: int) -> Call:
+    """The linear layers alone, each on data that lies ready, in the engine's chunks; one thread.
+
+    Layers that the engine runs on int8 are called on int8 directly through oneDNN; where inputs or weights are wider,
+    in float32. Layers that give the same at every step run once per sample.
+    """
+    rows = {row.layer: row.kernel for row in explain_engine(program, samples, steps).rows}
+    plan = plan_for(program, frozenset(), samples, steps)
+    chunk = chunk_of(plan, samples, steps)
+    calls = []
+    for node in program:
+        if not isinstance(node.layer, Conv2d | Linear) or node.name in plan.gains:
+            continue
+        images = chunk.samples * (1 if node.name in plan.static else chunk.steps)
+        shape = (images, *plan.shapes[node.inputs[0].source])
+        calls.append((_int8 if rows[node.name] == "int8" else _float)(node.layer, shape))
+    repeats = math.ceil(samples / chunk.samples) * math.ceil(steps / chunk.steps)
+
+    def run() -> None:
+        with torch.inference_mode():
+            for _ in range(repeats):
+                for call in calls:
+                    call()
+
+    return run
+
+
+def _int8(layer: Conv2d | Linear, shape: tuple[int, ...]) -> Call:
+    x = torch.randint(0, 2, shape, dtype=torch.uint8)
+    weight = torch.from_numpy(np.clip(layer.weight, -128, 127).astype(np.int8))
+    ones, zeros = torch.ones(len(weight)), torch.zeros(len(weight), dtype=torch.int32)
+    ops, tail = torch.ops.onednn, (1.0, 0, torch.float32, "none", [], "")
+    if isinstance(layer, Linear):
+        packed = ops.qlinear_prepack(weight, None)
+        rows = x.reshape(-1, x.shape[-1])
+        return lambda: ops.qlinear_pointwise(rows, 1.0, 0, packed, ones, zeros, None, *tail)
+    where = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    packed = ops.qconv_prepack(weight, ones, 1.0, 0, *where, None)
+    images = x.contiguous(memory_format=torch.channels_last)
+    return lambda: ops.qconv2d_pointwise(images, 1.0, 0, packed, ones, zeros, None, *where, *tail)
+
+
+def _float(layer: Conv2d | Linear, shape: tuple[int, ...]) -> Call:
+    x, weight = torch.randint(0, 2, shape).float(), torch.from_numpy(layer.weight).float()
+    if isinstance(layer, Linear):
+        return lambda: F.linear(x, weight)
+    images, kernel = (t.contiguous(memory_format=torch.channels_last) for t in (x, weight))
+    return lambda: F.conv2d(images, kernel, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+
+
+def neuron_bandwidth(program: Program, samples: int, steps: int) -> list[dict[str, Any]]:
+    """What each population moves per second, beside a copy of blocks as large as its own.
+
+    A population reads its summed inputs and writes its spikes once; states stay in the cache. One thread, one chunk.
+    """
+    plan = plan_for(program, frozenset(), samples, steps)
+    chunk = chunk_of(plan, samples, steps)
+    return [_moved(plan, node.name, chunk.samples, chunk.steps) for node in program.neurons]
+
+
+def _moved(plan: Plan, name: str, samples: int, steps: int) -> dict[str, Any]:
+    population = plan.populations[name]
+    size = samples * population.layout.size
+    rng = np.random.default_rng(0)
+    inputs = [
+        rng.integers(max(x.range.low, -(2**15)), min(x.range.high, 2**15) + 1, (steps, size)).astype(x.dtype)
+        for x in population.inputs
+    ]
+
+    def run() -> Any:
+        return population.run(population.start(samples, False), inputs, steps, samples, True)
+
+    moved = sum(x.nbytes for x in inputs) + run().out.nbytes
+    taken = float(np.median([seconds(run) for _ in range(5)]))
+    return {
+        "population": name,
+        "kernel": population.kernel,
+        "bytes": moved,
+        "gigabytes_per_second": moved / taken / 1e9,
+        "copy_gigabytes_per_second": copy_bandwidth(max(moved // 2, 1)) / 1e9,
+    }

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 import snn2chip as s2c
-from bench.forms import BEST_EAGER, WRITTEN
+from bench.forms import FOLDED, WRITTEN
 from bench.measure import Variant, seconds
-from bench.variants import Case, add_engines, inference
+from bench.variants import Case, add_engines, in_the_best_parts, inference
 from examples import digits
 from snn2chip.ir.program import Program
 from snn2chip.verify.lava import project, shim
@@ -31,8 +31,8 @@ def demo_case(samples: int | None = None, epochs: int = 5) -> Case:
     found = Case("examples/digits.py, 1×8×8, trained", len(images), digits.TIME_STEPS, program)
     x = torch.from_numpy(images)
     found.variants[WRITTEN] = Variant(inference(model, x), len(x), outputs=lambda out: out.numpy())
-    folded = inference(partial(_folded, model), x.contiguous(memory_format=torch.channels_last))
-    found.variants[BEST_EAGER] = Variant(folded, len(x), outputs=lambda out: out.numpy())
+    folded = in_the_best_parts(partial(_folded, model), x, digits.TIME_STEPS)
+    found.variants[FOLDED] = Variant(folded, len(x), outputs=lambda out: out.numpy())
     add_engines(found, images)
     for variant in found.variants.values():
         variant.run()
@@ -50,6 +50,7 @@ def _folded(model: digits.Digits, x: torch.Tensor) -> torch.Tensor:
             spikes.append(fired.to(h.dtype))
         return torch.cat(spikes)
 
+    x = x.contiguous(memory_format=torch.channels_last)
     h = lif(model.bn1(model.conv1(x)), model.lif1)
     h = lif(model.bn2(model.conv2(h)), model.lif2)
     h = lif(model.fc1(model.pool(h).flatten(1)), model.lif3)

@@ -168,10 +168,9 @@ def in_parts(form: Form, samples: int) -> Form:
     return lambda x: torch.cat([form(part) for part in x.split(samples)])
 
 
-def at_once(net: Net, samples: int, steps: int) -> tuple[int, ...]:
+def at_once(samples: int, steps: int) -> tuple[int, ...]:
     """How many samples eager torch may be fed at a time: all, or what stays in the cache."""
-    few = max(1, _AT_ONCE // steps)
-    return (samples,) if few >= samples or net.recurrent else (samples, few)
+    return tuple(dict.fromkeys((samples, min(samples, max(1, _AT_ONCE // steps)))))
 
 
 def folded(net: Net, steps: int) -> Form:
@@ -224,6 +223,8 @@ FORMS: dict[str, Callable[[Net, int], Form]] = {
     "snnTorch, time loop": snntorch,
     "lava-dl slayer": slayer,
 }
-WRITTEN, BEST_EAGER, COMPILED = list(FORMS)[:3]
+WRITTEN, FOLDED, COMPILED = list(FORMS)[:3]
 # What computes another network: only its time compares.
 OF_ITS_OWN = frozenset({"lava-dl slayer"})
+# The soonest of these is what every ratio is to.
+EAGER = tuple(name for name in FORMS if name != COMPILED and name not in OF_ITS_OWN)

@@ -25,24 +25,25 @@ def bare_convolutions(program: Program, samples: int, steps: int) -> Call:
     """The linear layers alone, each on data that lies ready, in the engine's chunks; one thread.
 
     Layers that the engine runs on int8 are called on int8 directly through oneDNN; where inputs or weights are wider,
-    in float32. Layers that give the same at every step run once per sample.
+    in float32. Layers that give the same at every step run once per sample; those that a population computes itself are
+    left out.
     """
     rows = {row.layer: row.kernel for row in explain_engine(program, samples, steps).rows}
     plan = plan_for(program, frozenset(), samples, steps)
     chunk = chunk_of(plan, samples, steps)
-    calls = []
+    spans, calls = math.ceil(samples / chunk.samples), []
     for node in program:
-        if not isinstance(node.layer, Conv2d | Linear) or node.name in plan.gains:
+        if not isinstance(node.layer, Conv2d | Linear) or node.name not in plan.synapses:
             continue
-        images = chunk.samples * (1 if node.name in plan.static else chunk.steps)
-        shape = (images, *plan.shapes[node.inputs[0].source])
-        calls.append((_int8 if rows[node.name] == "int8" else _float)(node.layer, shape))
-    repeats = math.ceil(samples / chunk.samples) * math.ceil(steps / chunk.steps)
+        once = node.name in plan.static
+        shape = (chunk.samples * (1 if once else chunk.steps), *plan.shapes[node.inputs[0].source])
+        make = _int8 if rows[node.name] == "int8" else _float
+        calls.append((make(node.layer, shape), spans * (1 if once else math.ceil(steps / chunk.steps))))
 
     def run() -> None:
         with torch.inference_mode():
-            for _ in range(repeats):
-                for call in calls:
+            for call, times in calls:
+                for _ in range(times):
                     call()
 
     return run
@@ -75,10 +76,12 @@ def neuron_bandwidth(program: Program, samples: int, steps: int) -> list[dict[st
     """What each population moves per second, beside a copy of blocks as large as its own.
 
     A population reads its summed inputs and writes its spikes once; states stay in the cache. One thread, one chunk.
+    Those that run their own recurrent synapses are left out: they do more than move.
     """
     plan = plan_for(program, frozenset(), samples, steps)
     chunk = chunk_of(plan, samples, steps)
-    return [_moved(plan, node.name, chunk.samples, chunk.steps) for node in program.neurons]
+    plain = [name for name, population in plan.populations.items() if population.recurrent is None]
+    return [_moved(plan, name, chunk.samples, chunk.steps) for name in plain]
 
 
 def _moved(plan: Plan, name: str, samples: int, steps: int) -> dict[str, Any]:

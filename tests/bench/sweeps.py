@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import snn2chip as s2c
-from bench.forms import BEST_EAGER, WRITTEN
+from bench.forms import FOLDED, WRITTEN
 from bench.memory import FAST, Job, keep, kept, workers
 from bench.networks import NETS, named
 from snn2chip.ir.arithmetic import Arithmetic
@@ -41,7 +41,7 @@ class Sweep:
 
 
 def _jobs(net: str, program: Path, steps: int = STEPS, samples: int = SAMPLES) -> list[Job]:
-    return [Job(variant, net, steps, samples, str(program)) for variant in (FAST, BEST_EAGER, WRITTEN)]
+    return [Job(variant, net, steps, samples, str(program)) for variant in (FAST, FOLDED, WRITTEN)]
 
 
 def _written(program: Callable[[], Program], path: Path) -> Path:

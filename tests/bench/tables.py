@@ -8,9 +8,9 @@ from typing import Any
 Data = dict[str, Any]
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; every column but the first is of numbers."""
-    lines = ["| " + " | ".join(head) + " |", "|---" + "|--:" * (len(head) - 1) + "|"]
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, text: int = 1) -> str:
+    """A Markdown table; columns but the first ``text`` are of numbers."""
+    lines = ["| " + " | ".join(head) + " |", "|---" * text + "|--:" * (len(head) - text) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
@@ -21,7 +21,8 @@ def machine(report: Data) -> str:
     versions = ", ".join(f"{name} {found[name]}" for name in ("python", "torch", "numpy", "snn2chip"))
     return (
         f"{found['processor']}, {found['cores']} cores, {found['threads']} threads, {vnni} VNNI; "
-        f"{found['system']}, {versions}; {report['rounds']} rounds."
+        f"{found['system']}, {versions}; {report['rounds']} rounds"
+        f"{'; a quick run, of few samples' * report['quick']}."
     )
 
 
@@ -52,8 +53,8 @@ def _network(data: Data) -> str:
     ]
     parts = [head, facts, table(("", "ms per sample", "quartiles", "ratio", "same predictions"), rows)]
     claims = "; ".join(f"{name}: **{value:.3g}**" for name, value in data["claims"].items())
-    parts.append(f"Ratios: {claims}.")
-    parts += [_neurons(program["neurons"])] if "neurons" in program else []
+    parts.append(f"Ratios per sample: {claims}.")
+    parts += [_neurons(program["neurons"])] if program.get("neurons") else []
     parts += [f"Not run: {name} ({why})." for name, why in data["skipped"].items()]
     return "\n\n".join(parts)
 
@@ -78,15 +79,23 @@ def memory(report: Data) -> str:
             claim = data["claims"].get(f"{fast} / {name}")
             rows.append(
                 (
-                    f"{data['title']}, T = {data['time_steps']}, {data['samples']} samples: {name}",
+                    f"{data['title']}, T = {data['time_steps']}, {data['samples']} samples",
+                    name,
                     f"{row['added_mib']:.0f}",
                     f"{row['peak_mib']:.0f}",
                     f"{row['ms_per_sample']:.3g}",
                     "1" if claim is None else f"{claim:.3g}",
                 )
             )
-    head = ("", "MiB added by the run", "MiB of the whole process", "ms per sample", "fast engine's share of it")
-    return table(head, rows)
+    head = (
+        "network",
+        "variant",
+        "MiB added by the run",
+        "of the whole process",
+        "ms per sample",
+        "fast engine's share",
+    )
+    return table(head, rows, text=2)
 
 
 def tracing(report: Data) -> str:
@@ -111,7 +120,7 @@ def sweeps(report: Data) -> str:
             )
             for row in rows
         ]
-        parts.append(table((rows[0]["axis"], "variant", "ms per sample", "MiB added by the run"), body))
+        parts.append(table((rows[0]["axis"], "variant", "ms per sample", "MiB added by the run"), body, text=2))
     return "\n\n".join(parts)
 
 

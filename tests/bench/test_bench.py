@@ -81,10 +81,11 @@ def test_samples_in_parts_are_the_same_samples() -> None:
 
 def test_a_case_times_every_engine_and_says_what_it_left_out(vgg_report: dict[str, Any]) -> None:
     rows = vgg_report["variants"]
-    assert {forms.WRITTEN, forms.BEST_EAGER, ONE_THREAD, REFERENCE, BARE} <= set(rows)
-    assert rows[forms.BEST_EAGER]["ratio"] == 1
+    assert {*forms.EAGER, ONE_THREAD, REFERENCE, BARE} <= set(rows)
+    assert min(rows[name]["ratio"] for name in forms.EAGER) == 1
+    assert vgg_report["claims"][f"{ONE_THREAD} / the soonest eager float"] == rows[ONE_THREAD]["ratio"]
     assert all(row["median_ms"] > 0 for row in rows.values())
-    assert rows[forms.BEST_EAGER]["same_predictions"] == 1
+    assert rows[forms.FOLDED]["same_predictions"] == 1
     assert 0 < vgg_report["program"]["lowest_rate"] <= vgg_report["program"]["mean_rate"] < 1
     assert vgg_report["claims"][f"{ONE_THREAD} / {BARE}"] > 0
 
@@ -123,7 +124,7 @@ def test_memory_of_a_run_is_what_it_adds(tmp_path: Path) -> None:
     memory.keep(net.program(2), path)
     fast = memory.measured(memory.Job(memory.FAST, "chain-1", 2, 2, str(path), runs=1))
     with memory.workers() as run:
-        few, many = (run(memory.Job(forms.BEST_EAGER, "chain-1", 2, n, runs=1)) for n in (1, 64))
+        few, many = (run(memory.Job(forms.FOLDED, "chain-1", 2, n, runs=1)) for n in (1, 64))
     assert set(fast) == set(few) == {"added_mib", "peak_mib", "ms_per_sample"}
     # 64 samples of two steps of 64 channels of 16×16 in float32 are 8 MiB, and there are several such tensors.
     assert many["added_mib"] > few["added_mib"] + 8
@@ -182,11 +183,10 @@ def test_names_that_do_not_exist_are_refused(arguments: list[str], capsys: pytes
     assert "choose from" in capsys.readouterr().err
 
 
-def test_fast_equals_reference_on_every_tiny_network() -> None:
-    for name, net in TINY.items():
-        if name == "spikformer":
-            continue
-        x = net.data(2, STEPS).numpy()
-        program = net.program(STEPS)
-        expected = s2c.simulate(program, x, engine="reference").outputs_int
-        np.testing.assert_array_equal(s2c.simulate(program, x, engine="fast").outputs_int, expected)
+@pytest.mark.parametrize("name", TINY)
+def test_the_fast_engine_has_the_integers_of_the_reference(name: str) -> None:
+    net = TINY[name]
+    x, program = net.data(2, STEPS).numpy(), net.program(STEPS)
+    expected = s2c.simulate(program, x, engine="reference").outputs_int
+    assert expected.std() > 0
+    np.testing.assert_array_equal(s2c.simulate(program, x, engine="fast").outputs_int, expected)

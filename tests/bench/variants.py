@@ -76,7 +76,7 @@ def case(
         if name in without:
             continue
         try:
-            found.variants[name] = _float(name, make(net, steps), net, x, steps)
+            found.variants[name] = _float(name, make(net, steps), x, steps)
         except forms.UnavailableError as why:
             found.skipped[name] = str(why)
     add_engines(found, x.numpy(), reference=reference)
@@ -129,12 +129,14 @@ def inference(run: Callable[[Tensor], Any], x: Tensor) -> Callable[[], Any]:
     return call
 
 
-def _float(name: str, form: forms.Form, net: Net, x: Tensor, steps: int) -> Variant:
-    if name in (forms.BEST_EAGER, forms.COMPILED):
-        ways = [inference(forms.in_parts(form, n), x) for n in forms.at_once(net, len(x), steps)]
-        run = ways[0] if len(ways) == 1 else min(ways, key=lambda way: (way(), seconds(way))[1])
-    else:
-        run = inference(form, x)
+def in_the_best_parts(form: forms.Form, x: Tensor, steps: int) -> Callable[[], Any]:
+    """All samples at once or what stays in the cache, whichever is sooner."""
+    ways = [inference(forms.in_parts(form, n), x) for n in forms.at_once(len(x), steps)]
+    return ways[0] if len(ways) == 1 else min(ways, key=lambda way: (way(), seconds(way))[1])
+
+
+def _float(name: str, form: forms.Form, x: Tensor, steps: int) -> Variant:
+    run = in_the_best_parts(form, x, steps) if name in (forms.FOLDED, forms.COMPILED) else inference(form, x)
     same = name not in forms.OF_ITS_OWN
     return Variant(run, len(x), outputs=(lambda out: out.numpy()) if same else None)
 

@@ -46,6 +46,7 @@ def assembled(
     approximate: Collection[str] = (),
     host: Collection[str] = (),
     passes: Iterable[PassRecord] = (),
+    notes: Iterable[str] = (),
 ) -> Program:
     """The Program with these choices, one per population; what is left after the populations is the host's.
 
@@ -55,12 +56,13 @@ def assembled(
         approximate: what a fixed neuron may do differently, by name.
         host: what the host computes between the chip's layers, by name.
         passes: what was done before, to be kept with the Program.
+        notes: what was said before, likewise.
 
     Raises:
         S2CError: the chip's neuron cannot do what a population needs, and that was not allowed by name.
     """
     graph = setting.graph
-    made = _Made({}, {graph.input.name: setting.input_format}, dict(setting.worth), [], [])
+    made = _Made({}, {graph.input.name: setting.input_format}, dict(setting.worth), [], list(notes))
     for group in setting.groups:
         _add_population(made, setting, group, choices[group.population.name], approximate)
     scale = 1.0

@@ -20,6 +20,7 @@ from snn2chip.quantize.host import HOSTED, host_fed
 from snn2chip.quantize.neuron import APPROXIMATIONS
 from snn2chip.quantize.search import NoScaleError, Quantized, search
 from snn2chip.quantize.setting import Encoder, Setting
+from snn2chip.quantize.shortcuts import with_own_synapses
 from snn2chip.quantize.trained import as_trained
 from snn2chip.simulate import simulate
 from snn2chip.simulate.data import as_samples
@@ -74,6 +75,7 @@ def quantize(
     if graph.time_steps is None:
         graph = dataclasses.replace(graph, time_steps=data.shape[1])
     graph, records = run_passes(graph, data, passes)
+    graph, notes = with_own_synapses(graph)
     graph = with_delays_in_front(with_identity_synapses(graph)).verify()
     check_form(graph, host)
     data = data[: affordable_samples(graph)]
@@ -86,7 +88,7 @@ def quantize(
         shortlists[name] = first[name] if name in first else _shortlist(setting, group)
         if progress is not None:
             progress(name)
-    build = partial(assembled, setting, approximate=approximate, host=host)
+    build = partial(assembled, setting, approximate=approximate, host=host, notes=notes)
     chosen = _refined(setting, shortlists, build) if refine else _best_by_itself(shortlists)
     return build(chosen, passes=records)
 

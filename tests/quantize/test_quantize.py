@@ -16,7 +16,7 @@ from networks import batch_norm, graph, node, population, spikes, weights
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.graph import Edge, Graph
-from snn2chip.ir.layers import Add, AvgPool, Conv, Conv2d, Flatten, Linear, Neuron, Scale
+from snn2chip.ir.layers import Add, AvgPool, Concat, Conv, Conv2d, Flatten, Linear, Neuron, Scale
 from snn2chip.ir.program import Program
 from snn2chip.ir.target import load_target
 from snn2chip.neurons.lif import LIF, IntegerLIF
@@ -404,9 +404,10 @@ def test_networks_without_an_integer_form_are_refused_by_name() -> None:
         node("fc", Linear(weights(rng, 6, 9, gain=2)), "x"),
         node("lif1", population(FIRES), "fc"),
         node("lif2", population(FIRES), "fc"),
-        node("sum", Add(), "lif1", "lif2"),
+        node("pair", Concat(), "fc", "fc"),
+        node("lif3", population(FIRES), "pair"),
     )
-    with pytest.raises(S2CError, match="read by more than one population"):
+    with pytest.raises(S2CError, match="the sums of fc are read by a Concat layer"):
         quantize(shared, "loihi2", x)
 
 
@@ -426,6 +427,33 @@ def test_one_factor_for_all_is_what_a_unit_is_worth() -> None:
     assert 0.1 < real["lif"].spikes.mean() < 0.9
     np.testing.assert_array_equal(real["lif"].spikes, fixed["lif"].spikes)
     np.testing.assert_allclose(real.outputs, fixed.outputs, rtol=1e-6)
+
+
+def test_sums_that_several_populations_read_get_synapses_of_their_own() -> None:
+    """A membrane shortcut: each branch begins with neurons on the sum of all branches before it."""
+    rng = np.random.default_rng(20)
+    network = graph(
+        (9,),
+        node("stem", Linear(0.25 * rng.integers(-8, 12, (9, 9)).astype(np.float32)), "x"),
+        node("lif1", population(FIRES), "stem"),
+        node("fc1", Linear(0.25 * rng.integers(-8, 12, (9, 9)).astype(np.float32)), "lif1"),
+        node("sum1", Add(), "fc1", "stem"),
+        node("lif2", population(FIRES), "sum1"),
+        node("fc2", Linear(0.25 * rng.integers(-8, 12, (9, 9)).astype(np.float32)), "lif2"),
+        node("sum2", Add(), Edge("sum1", delay=1), "fc2"),
+        node("lif3", population(FIRES), "sum2"),
+        node("lif4", population(LIF(2.0, 0.8)), Edge("sum2", delay=1)),
+        node("both", Add(), "lif3", "lif4"),
+    )
+    x = spikes(rng, 40, 5, 9)
+    program = quantize(network, "loihi2", x[:20])
+    assert not [n.name for n in program if isinstance(n.layer, Add) and n.name != "both"]
+    assert any(note.startswith("stem: stored 4 times") for note in program.notes)
+    assert any(note.startswith("fc2: stored 2 times") for note in program.notes)
+    real, fixed = simulate(network, x, record="spikes"), simulate(program, x, record="spikes")
+    for name in ("lif1", "lif2", "lif3", "lif4"):
+        assert 0.05 < real[name].spikes.mean() < 0.95
+        assert np.mean(real[name].spikes != fixed[name].spikes) < 0.02, name
 
 
 def test_weights_that_are_multiples_of_one_number_are_not_rounded() -> None:

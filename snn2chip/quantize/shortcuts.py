@@ -1,0 +1,63 @@
+"""Sums that several populations read, as membrane shortcuts hand them on: each population gets synapses of its own.
+
+The chip has no sum outside a neuron. The network stays what it is; what it takes more of is synapses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from snn2chip.ir.graph import Edge, Graph, Node
+from snn2chip.ir.layers import Add, Conv, Linear, Neuron
+
+
+def with_own_synapses(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
+    """The graph in which every synapse feeds one population, and what was stored more than once, for people.
+
+    A sum or a synapse that anything but populations and sums reads is left as it is.
+    """
+    graph, notes = _sums_at_readers(graph), []
+    nodes = dict(graph.nodes)
+    for synapse in graph:
+        readers = graph.consumers(synapse.name)
+        if not isinstance(synapse.layer, Linear | Conv) or len(readers) < 2:
+            continue
+        if not all(isinstance(reader.layer, Neuron) for reader in readers):
+            continue
+        for reader in readers[1:]:
+            copy = dataclasses.replace(synapse, name=f"{synapse.name}.into.{reader.name}")
+            nodes[copy.name] = copy
+            nodes[reader.name] = _reading(nodes[reader.name], synapse.name, (Edge(copy.name),))
+        named = ", ".join(reader.name for reader in readers)
+        notes.append(f"{synapse.name}: stored {len(readers)} times, once for each population it feeds ({named})")
+    return graph.with_nodes(nodes.values()), tuple(notes)
+
+
+def _sums_at_readers(graph: Graph) -> Graph:
+    """Sums of synapses whose every reader can sum by itself, moved there; sums of spikes stay where they are."""
+    nodes = dict(graph.nodes)
+    for name in reversed([node.name for node in graph if isinstance(node.layer, Add)]):
+        readers = [node for node in nodes.values() if any(edge.source == name for edge in node.inputs)]
+        if any(edge.recurrent for edge in graph[name].inputs):
+            continue
+        if readers and _sums(graph, name) and all(isinstance(reader.layer, Neuron | Add) for reader in readers):
+            summed = nodes.pop(name).inputs
+            nodes |= {reader.name: _reading(reader, name, summed) for reader in readers}
+    return graph.with_nodes(nodes.values())
+
+
+def _sums(graph: Graph, name: str) -> bool:
+    """Whether a node's output is the sum of a synapse, added to others at most."""
+    node = graph[name]
+    if isinstance(node.layer, Add):
+        return any(_sums(graph, edge.source) for edge in node.inputs if not edge.recurrent)
+    return isinstance(node.layer, Linear | Conv)
+
+
+def _reading(reader: Node, name: str, instead: tuple[Edge, ...]) -> Node:
+    """The node reading ``instead`` wherever it read ``name``, as late as it did."""
+    edges = []
+    for edge in reader.inputs:
+        late = [Edge(new.source, new.delay + edge.delay, new.recurrent or edge.recurrent, new.port) for new in instead]
+        edges += late if edge.source == name else [edge]
+    return dataclasses.replace(reader, inputs=tuple(edges))

@@ -410,12 +410,55 @@ def test_memory_stays_within_what_is_stated() -> None:
     assert stated < 200_000
 
 
-def isolated(script: str, **environment: str) -> str:
+def test_a_quarter_of_the_memory_of_the_float_network_with_time_in_the_batch() -> None:
+    """32 samples of 32 steps; the float network is run layer by layer, every tensor let go when it is read."""
+    script = """
+        import resource, sys
+        import numpy as np, torch
+        import torch.nn.functional as F
+        from networks import node, population, program
+        from snn2chip.ir.layers import Conv2d, Flatten, Linear
+        from snn2chip.neurons.lif import IntegerLIF
+        from snn2chip.simulate import simulate
+        rng, side = np.random.default_rng(0), 24
+        w1, w2 = (2 * rng.integers(-50, 50, (32, c, 3, 3)) for c in (4, 32))
+        w3 = 2 * rng.integers(-50, 50, (10, 32 * side * side))
+        lif = lambda: population(IntegerLIF(200, 1024, 4096, 0))
+        made = program((4, side, side), node("c1", Conv2d(w1, padding=(1, 1)), "x"), node("n1", lif(), "c1"),
+            node("c2", Conv2d(w2, padding=(1, 1)), "n1"), node("n2", lif(), "c2"),
+            node("flat", Flatten(), "n2"), node("fc", Linear(w3), "flat"), time_steps=32)
+        x = (rng.uniform(size=(32, 32, 4, side, side)) < 0.2).astype(np.uint8)
+
+        def floats(x):
+            h = x.transpose(0, 1).flatten(0, 1).float()
+            for w in (w1, w2):
+                h = F.conv2d(h, torch.from_numpy(w).float(), padding=1).unflatten(0, (32, -1))
+                v = torch.zeros_like(h[0])
+                for t in range(32):
+                    v = v * 0.75 + h[t]
+                    h[t] = (v > 200).float()
+                    v = v * (1 - h[t])
+                h = h.flatten(0, 1)
+            return F.linear(h.flatten(1), torch.from_numpy(w3).float()).unflatten(0, (32, -1)).sum(0)
+
+        fast = lambda n: simulate(made, x[:n], engine="fast")
+        run = {"fast": fast, "float": lambda n: floats(torch.from_numpy(x[:n]))}
+        with torch.inference_mode():
+            run[sys.argv[1]](1)
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            run[sys.argv[1]](32)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    fast_, float_ = (int(isolated(script, arguments=(which,))) for which in ("fast", "float"))
+    assert fast_ < float_ / 4
+
+
+def isolated(script: str, arguments: tuple[str, ...] = (), **environment: str) -> str:
     """What a script prints in a process of its own."""
     tests = str(Path(__file__).parents[1])
     paths = os.pathsep.join([tests, str(Path(tests).parent)])
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
+        [sys.executable, "-c", textwrap.dedent(script), *arguments],
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "2", **environment},
         capture_output=True,
         text=True,
@@ -638,6 +681,20 @@ def test_the_cache_is_a_folder_of_ones_own(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(compiled.CACHE_VARIABLE, str(tmp_path / "file"))
     assert compiled.cache_folder() is None
+
+
+def test_without_a_cache_folder_kernels_are_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(compiled.CACHE_VARIABLE, str(tmp_path / "file"))
+    monkeypatch.setattr(compiled, "_loaded", {})
+    made = conv_net(np.random.default_rng(2))
+    x = spikes(np.random.default_rng(3), 2, *made.sample_shape).astype(int)
+    fast._plans.clear()
+    assert_same(simulate(made, x, engine="reference"), simulate(made, x, engine="fast"))
+    told = explain_engine(made, 2, 5)
+    assert [row.kernel for row in told.rows if row.layer == "n1"] == ["compiled int32"]
+    assert compiled.CACHE_VARIABLE in told.remarks[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 TEXT = "from numpy import int32\n\n\ndef kernel(n, x):\n    for i in range(n):\n        x[i] = int32(x[i] + int32(7))\n"

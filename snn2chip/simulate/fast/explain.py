@@ -11,7 +11,7 @@ from snn2chip.ir.graph import Node
 from snn2chip.ir.layers import Conv, Linear, Neuron
 from snn2chip.ir.program import Program
 from snn2chip.simulate.fast import compiled, plan_for, worthwhile
-from snn2chip.simulate.fast.plan import Chunk, Plan, bytes_per_step, chunk_of, last_reader, refusal
+from snn2chip.simulate.fast.plan import Chunk, Plan, chunk_of, last_reader, refusal
 from snn2chip.simulate.footprint import Memory, result_bytes
 
 
@@ -66,6 +66,8 @@ def explain_engine(
 
 def _row(plan: Plan, node: Node) -> Row:
     proved = str(plan.ranges.of(node.name))
+    if node.name in plan.absorbed.synapses:
+        return Row(node.name, node.layer.kind, "in its population", "its sums are never stored", proved)
     if node.name in plan.synapses:
         chosen = [choice for _, choice in plan.synapses[node.name].parts]
         kernels = ", ".join(dict.fromkeys(choice.kernel for choice in chosen))
@@ -101,7 +103,7 @@ def peak_memory(
 
 
 def _chunk_bytes(plan: Plan, chunk: Chunk, steps: int, wanted: frozenset[str]) -> int:
-    sizes, ends = bytes_per_step(plan), last_reader(plan)
+    sizes, ends = plan.step_bytes, last_reader(plan)
 
     def span(name: str) -> int:
         return chunk.samples * (1 if name in plan.static else chunk.steps)
@@ -127,6 +129,8 @@ def _temporary(plan: Plan, node: Node, wanted: frozenset[str]) -> int:
     """Bytes per sample and step of what a layer holds only while it is computed."""
     given = sum(math.prod(plan.shapes[edge.source]) for edge in node.inputs)
     size = math.prod(plan.shapes[node.name])
+    if node.name in plan.absorbed.synapses:
+        return 0
     if isinstance(node.layer, Linear | Conv):
         widths = {"int8": 1, "f32": 4, "f64": 8, "int64": 8 + 8 * math.prod(node.layer.weight.shape[1:])}
         parts = plan.synapses[node.name].parts

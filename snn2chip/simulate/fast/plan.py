@@ -33,7 +33,10 @@ CHUNK_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class SynapseRun:
-    """A prepared synapse: (extra delay, kernel) per group of equal synaptic delays, and how its events are counted."""
+    """A prepared synapse: (extra delay, kernel) per group of equal synaptic delays, and how its events are counted.
+
+    A synapse that its population computes has no kernel.
+    """
 
     parts: tuple[tuple[int, Chosen], ...]
     events: stateless.Events | None
@@ -76,6 +79,22 @@ class Plan:
     def input_dtype(self) -> np.dtype[Any]:
         """Of the data."""
         return stateless.array_dtype(self.dtype((self.program.input.name, "out")))
+
+    @functools.cached_property
+    def step_bytes(self) -> dict[str, int]:
+        """Bytes of each node's values for one sample and one step, states' histories included."""
+        sizes: dict[str, int] = {}
+        for node in self.program:
+            width = torch.empty((), dtype=self.dtype((node.name, "out"))).element_size()
+            if isinstance(node.layer, Neuron) and self.keeps_states(node.name):
+                width += 8 * len(state_names(node.layer.model))
+            stored = node.name not in self.absorbed.synapses
+            sizes[node.name] = stored * math.prod(self.shapes[node.name]) * width
+        return sizes
+
+    def keeps_states(self, name: str) -> bool:
+        """Whether the states of a population after every step are wanted."""
+        return self.record or any(source == name for source, _ in self.ports)
 
 
 def refusal(program: Program) -> str:
@@ -136,14 +155,13 @@ def _prepare_node(plan: Plan, node: Node, samples: int, steps: int) -> None:
         plan.synapses[node.name] = _synapse(plan, node, samples, steps)
     elif isinstance(layer, Neuron):
         layout = Layout(plan.shapes[node.name], plan.channels_last[node.name])
-        record = plan.record or any(source == node.name for source, _ in plan.ports)
         inflows = [
             Inflow(read.total, stateless.array_dtype(plan.dtype((read.edge.source, read.edge.port))), read.gain)
             for read in plan.absorbed.reads[node.name]
         ]
         recurrent = plan.absorbed.recurrent.get(node.name)
         plan.populations[node.name] = Population(
-            layer.model, plan.program.target.arithmetic, layout, inflows, record, recurrent
+            layer.model, plan.program.target.arithmetic, layout, inflows, plan.keeps_states(node.name), recurrent
         )
     elif not isinstance(layer, Input | Delay | Readout | Output):
         site = stateless.Site(layer, inputs, tuple(ranges.inputs(node)), ranges.of(node.name))
@@ -155,12 +173,14 @@ def _synapse(plan: Plan, node: Node, samples: int, steps: int) -> SynapseRun:
     assert isinstance(layer, Linear | Conv)
     (x,) = plan.ranges.inputs(node)
     fan = fan_out(layer, shape)
+    events = None if node.placement == "host" else stateless.events_of(layer, fan)
+    if node.name in plan.absorbed.synapses:
+        return SynapseRun((), events, plan.dtype((node.name, "out")))
     once = node.name in plan.static
     batch = chunk_of(plan, samples, steps).samples * (1 if once else chunk_of(plan, samples, steps).steps)
     runs = samples * (1 if once else steps) / batch
     by_delay = layer.by_delay() if isinstance(layer, Linear) else [(0, layer)]
     parts = tuple((delay, choose(linear.Case.of(part, shape, x), batch, runs)) for delay, part in by_delay)
-    events = None if node.placement == "host" else stateless.events_of(layer, fan)
     return SynapseRun(parts, events, plan.dtype((node.name, "out")))
 
 
@@ -208,9 +228,9 @@ def chunk_of(plan: Plan, samples: int, steps: int, limit: int | None = None, wor
     Args:
         limit: most samples at once. workers: threads among which the samples should divide evenly.
     """
-    sizes = bytes_per_step(plan).items()
-    step_bytes = max((size // steps if name in plan.static else size for name, size in sizes), default=1)
-    room = max(1, CHUNK_BYTES // max(1, step_bytes))
+    sizes = plan.step_bytes.items()
+    largest = max((size // steps if name in plan.static else size for name, size in sizes), default=1)
+    room = max(1, CHUNK_BYTES // max(1, largest))
     most = min(samples, limit or samples)
     if any(component.stepped for component in plan.components):
         # Steps of a cycle are taken one by one: many samples at once amortise the calls.
@@ -223,25 +243,6 @@ def chunk_of(plan: Plan, samples: int, steps: int, limit: int | None = None, wor
     elif workers > 1:
         at_once = max(1, min(at_once, math.ceil(samples / workers)))
     return Chunk(at_once, max(1, min(steps, room // at_once)))
-
-
-def bytes_per_step(plan: Plan) -> dict[str, int]:
-    """Bytes of each node's values for one sample and one step, states' histories included."""
-    sizes: dict[str, int] = {}
-    for node in plan.program:
-        count = math.prod(plan.shapes[node.name])
-        width = torch.empty((), dtype=plan.dtype((node.name, "out"))).element_size()
-        if node.name in plan.absorbed.synapses:
-            count = 0
-        if isinstance(node.layer, Neuron):
-            histories = len(state_names(node.layer.model)) if plan.record or _port_read(plan, node.name) else 0
-            width += 8 * histories
-        sizes[node.name] = count * width
-    return sizes
-
-
-def _port_read(plan: Plan, name: str) -> bool:
-    return any(source == name for source, _ in plan.ports)
 
 
 def last_reader(plan: Plan) -> dict[str, int]:

@@ -33,7 +33,7 @@ def bare_convolutions(program: Program, samples: int, steps: int) -> Call:
     chunk = chunk_of(plan, samples, steps)
     spans, calls = math.ceil(samples / chunk.samples), []
     for node in program:
-        if not isinstance(node.layer, Conv2d | Linear) or node.name not in plan.synapses:
+        if not isinstance(node.layer, Conv2d | Linear) or node.name in plan.absorbed.synapses:
             continue
         once = node.name in plan.static
         shape = (chunk.samples * (1 if once else chunk.steps), *plan.shapes[node.inputs[0].source])

@@ -25,7 +25,7 @@ def lively(net: nn.Module, seed: int = 0) -> nn.Module:
                 m.running_var.copy_(torch.rand(m.running_var.shape, generator=g) + 0.3)
                 m.weight.copy_(torch.rand(m.weight.shape, generator=g) + 1.0)
                 m.bias.copy_(torch.rand(m.bias.shape, generator=g) * 0.9)
-            elif isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d):
+            elif isinstance(m, nn.Linear | nn.modules.conv._ConvNd):
                 scale = (6.0 if isinstance(m, nn.Linear) else 2.0) / np.sqrt(m.weight[0].numel())
                 m.weight.copy_(torch.randn(m.weight.shape, generator=g) * scale)
                 if m.bias is not None:

@@ -36,7 +36,8 @@ class MergePool(Pass):
     """Pooling goes into the conv before it, else into the conv or (flatten and) linear layer after it.
 
     In front of a population, a sum or the read-out it becomes a depthwise convolution with a constant kernel; flattened
-    at the end of the network, a linear layer. Where zero padding or left-over rows would change a border: refused.
+    at the end of the network, a linear layer. Where zero padding or left-over rows would change a border, a sum is left
+    as it is, a mean refused.
     """
 
     name: ClassVar[str] = "merge_pool"
@@ -58,6 +59,9 @@ def _merge_one(graph: Graph, node: Node) -> Rewrite:
         rewrite = way(graph, node, cast(Pool, node.layer))
         if rewrite is not None:
             return rewrite
+    if isinstance(node.layer, SumPool):
+        # Sums of spikes are integers as they are; only a mean needs a weight to divide by.
+        return graph, []
     readers = ", ".join(
         f"{r.name} ({' '.join(filter(None, (r.layer.kind, r.layer.describe())))})" for r in graph.consumers(node.name)
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from snn2chip.frontend.torch import trace
 from snn2chip.ir import layers as L
+from snn2chip.passes import run_passes
 from snn2chip.simulate import simulate
 from torch_networks import C, ConvNet, H, HandLIF, Looping, LoopLIF, N, Spike, StrictSpike, T, frames, images, lively
 
@@ -213,6 +214,92 @@ def test_parts_of_tensors_and_padding(kind: str) -> None:
     assert sum(isinstance(n.layer, L.Gather) for n in graph) == (3 if kind == "chunks" else 1)
     for seed in (1, 2):
         equal(graph, images(seed), net(images(seed)))
+
+
+def token_attention(h: Tensor) -> Tensor:
+    """One spike a token, summed over the features of its query, masks its keys (QKFormer)."""
+    q, k = h.flatten(2).chunk(2, 1)
+    return (q.sum(1, keepdim=True) * k).unflatten(2, h.shape[2:])
+
+
+ENLARGED = {
+    "nearest": nn.Upsample(scale_factor=2),
+    "nearest, any size": lambda h: F.interpolate(h, size=(9, 5), mode="nearest"),
+    "exact nearest": lambda h: F.interpolate(h, size=(8, 7), mode="nearest-exact"),
+    "pixels of channels": nn.PixelShuffle(1),
+    "channels of pixels": nn.PixelUnshuffle(2),
+    "a larger adaptive pooling": nn.AdaptiveAvgPool2d((12, 3)),
+    "one value everywhere": lambda h: F.adaptive_avg_pool2d(F.adaptive_avg_pool2d(h, 1), 7),
+    "a masked key": token_attention,
+    "sums over space": lambda h: h.sum((2, 3), keepdim=True) + h,
+}
+
+
+@pytest.mark.parametrize("kind", ENLARGED)
+def test_repetitions_and_broadcast(kind: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.lif, self.lif2 = nn.Conv2d(C, 6, 3, padding=1), HandLIF(), HandLIF()
+            self.fc = nn.LazyLinear(5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.lif2(ENLARGED[kind](self.lif(self.conv(x)))).flatten(1))
+
+    made = Looping(Net())
+    made(images(0))
+    net = lively(made)
+    graph = trace(net, images(0))
+    for seed in (1, 2):
+        equal(graph, images(seed), net(images(seed)))
+    if "pooling" not in kind and "one value" not in kind:
+        folded, _ = run_passes(graph, images(0).numpy())
+        equal(folded, images(1), net(images(1)))
+
+
+TRANSPOSED: dict[str, dict[str, Any]] = {
+    "doubled": {"kernel_size": 2, "stride": 2},
+    "with an odd size": {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},
+    "of one stride": {"kernel_size": 3, "padding": 1},
+    "cut at the border": {"kernel_size": 2, "stride": 3, "padding": 2},
+    "in groups, dilated": {"kernel_size": (3, 2), "stride": (1, 2), "groups": 2, "dilation": 2, "bias": False},
+}
+
+
+@pytest.mark.parametrize("kind", TRANSPOSED)
+def test_transposed_convolutions(kind: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.lif, self.lif2 = nn.Conv2d(C, 6, 3, padding=1), HandLIF(), HandLIF()
+            self.up, self.fc = nn.ConvTranspose2d(6, 4, **TRANSPOSED[kind]), nn.LazyLinear(5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.lif2(self.up(self.lif(self.conv(x)))).flatten(1))
+
+    made = Looping(Net())
+    made(images(0))
+    net = lively(made)
+    graph = trace(net, images(0))
+    assert isinstance(graph["net.up"].layer, L.Conv2d)
+    for seed in (1, 2):
+        equal(graph, images(seed), net(images(seed)))
+
+
+def test_sequences_grow_and_vectors_are_pooled() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.lif, self.lif2 = nn.Linear(8, 12), HandLIF(), HandLIF()
+            self.up = nn.ConvTranspose1d(2, 3, 3, stride=2, padding=1, output_padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            pooled = F.max_pool1d(self.lif(self.fc(x)), 2)
+            return self.lif2(self.up(pooled.unflatten(1, (2, 3))))
+
+    net = Looping(lively(Net()))
+    x = images(0, 3, 8)
+    equal(trace(net, x), x, net(x))
 
 
 def test_sequences_and_one_dimension() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -172,11 +173,14 @@ def rows(elements: Elements, tensors: list[Tensor], k: int, where: str) -> Rows:
     lead = tensors[0].ndim - k
     pieces: list[int] = []
     is_batch: list[bool] = []
+    timed = bool((t != STATIC).all())
     for axis in range(lead):
-        for size, batch in _pieces(when, places, axis):
+        for size, kind in _pieces(when, places, axis):
             pieces.append(size)
-            # An axis of one element says nothing: it is a feature where a batch axis came before it.
-            is_batch.append(batch if size > 1 else not any(is_batch))
+            # An axis along which nothing varies is a feature where a batch axis came before it. Without a step of their
+            # own, values may be repeated for every step there instead.
+            feature = any(is_batch) and (timed or size == 1) if kind == "idle" else kind == "feature"
+            is_batch.append(not feature)
     order = [a for a, b in enumerate(is_batch) if b] + [a for a, b in enumerate(is_batch) if not b]
     count = math.prod(pieces[a] for a in order[: sum(is_batch)])
     blank = torch.empty(count, dtype=torch.int64)
@@ -215,8 +219,11 @@ def _mixed(what: str, where: str, ids: Tensor) -> S2CError:
     )
 
 
-def _pieces(when: Tensor, places: list[Tensor], axis: int) -> list[tuple[int, bool]]:
-    """An axis as (size, is batch) pieces, outermost first: one axis may hold both, flattened."""
+_Kind = Literal["batch", "feature", "idle"]
+
+
+def _pieces(when: Tensor, places: list[Tensor], axis: int) -> list[tuple[int, _Kind]]:
+    """An axis as (size, what varies) pieces, outermost first: one axis may hold batch and feature, flattened."""
     size = when.shape[axis]
     kind = _kind(when, places, axis)
     if kind is not None:
@@ -226,11 +233,13 @@ def _pieces(when: Tensor, places: list[Tensor], axis: int) -> list[tuple[int, bo
         outer_kind, inner_kind = (_kind(parts[0], parts[1:], axis + i) for i in (0, 1))
         if outer_kind is not None and inner_kind is not None:
             return [(size // inner, outer_kind), (inner, inner_kind)]
-    return [(size, True)]
+    return [(size, "batch")]
 
 
-def _kind(when: Tensor, places: list[Tensor], axis: int) -> bool | None:
-    """What varies along an axis: step and sample or nothing (True), the place (False), or both (None)."""
+def _kind(when: Tensor, places: list[Tensor], axis: int) -> _Kind | None:
+    """What varies along an axis: step and sample, the place, nothing, or (None) both."""
     batch = bool((when != when.narrow(axis, 0, 1)).any())
     feature = any(bool((place != place.narrow(axis, 0, 1)).any()) for place in places)
-    return None if batch and feature else not feature
+    if batch and feature:
+        return None
+    return "batch" if batch else "feature" if feature else "idle"

@@ -142,10 +142,29 @@ def _move(context: Context, call: Call) -> list[Value]:
         if not isinstance(args[written], Tensor):
             args[written] = CONSTANT
     assert call.func is not None
+    if call.name == "interpolate":
+        return [_enlarged(call, args, kwargs)]
     out = call.func(*args, **kwargs)
     if call.name == "__setitem__":
         return [args[0]]
     return [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+
+
+def _enlarged(call: Call, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
+    """Nearest neighbours are repetitions, whatever the sizes; torch takes them of floats, which hold ids exactly."""
+    a = arguments(call, "input", "size", "scale_factor", "mode", mode="nearest")
+    if not a["mode"].startswith("nearest"):
+        raise S2CError(
+            f"interpolation with mode {a['mode']!r}",
+            where=place(call),
+            why="between two spikes a chip has no values",
+            fix="use mode='nearest', or a transposed convolution",
+        )
+    assert call.func is not None
+    given = {**kwargs, **dict(zip(("input",), args, strict=False))}
+    data = given.pop("input")
+    found: Tensor = call.func(data.double(), *args[1:], **given)
+    return found.long()
 
 
 def _broadcast_tensors(context: Context, call: Call) -> list[Value]:

@@ -10,7 +10,7 @@ MOVES = names(
     "repeat_interleave __getitem__ select narrow stack cat concat concatenate vstack hstack chunk split "
     "tensor_split unbind movedim moveaxis swapaxes swapdims t get_T get_mT view_as reshape_as expand_as tile "
     "flip roll index_select __setitem__ copy_ broadcast_to ravel split_with_sizes unsafe_chunk unsafe_split "
-    "dsplit adjoint"
+    "dsplit adjoint pixel_shuffle pixel_unshuffle channel_shuffle interpolate"
 )
 DROPOUTS = names("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout")
 ALIASES = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
 from torch import Tensor
 
 from snn2chip.errors import S2CError
@@ -14,6 +13,8 @@ from snn2chip.frontend.torch.context import Context, Rule, Value, arguments, pla
 from snn2chip.frontend.torch.elements import Pattern, partly_constant, rows
 from snn2chip.frontend.torch.recorder import Call
 from snn2chip.ir import layers as L
+
+_POOLS: dict[str, type[L.Pool]] = {"mean": L.AvgPool, "sum": L.SumPool, "max": L.MaxPool}
 
 
 def _reduce(how: str) -> Rule:
@@ -69,16 +70,13 @@ def _reduce_features(context: Context, call: Call, ids: Tensor, axes: list[int],
     shape = pattern.shape if image else (math.prod(found.lead), count)
     arranged = Pattern(pattern.which.reshape(shape), pattern.position.reshape(shape))
     kernel = shape[1:]
-    kind = L.MaxPool if how == "max" else L.AvgPool
-    layer = kind(kernel, kernel, (0,) * len(kernel))
+    layer = _POOLS[how](kernel, kernel, (0,) * len(kernel))
     signal = context.signal(arranged, call)
     if signal.over_time is not None:
         raise S2CError(
             f"a {how} over features follows a combination over time", where=place(call), fix="do it at every step"
         )
     made = context.builder.add(layer, [signal], (how, kernel), call.source, how)
-    if how == "sum":
-        made = context.builder.add(L.Scale(np.asarray(np.float32(count))), [made], count, call.source, "count")
     out = context.elements.ids(made, found.t, found.n).reshape(len(found.t), *found.lead, *[1] * k)
     return found.put_back(out).movedim(list(range(-k, 0)), axes)
 

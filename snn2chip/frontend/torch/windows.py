@@ -52,6 +52,39 @@ def _conv(axes: int) -> Rule:
     return rule
 
 
+def _conv_transpose(axes: int) -> Rule:
+    """Zeros between the elements, then a convolution with the kernel turned round (Dumoulin & Visin 2016, §4.6)."""
+    layer_class = {1: L.Conv1d, 2: L.Conv2d}[axes]
+
+    def rule(context: Context, call: Call) -> list[Value]:
+        a = arguments(
+            call, "input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation",
+            bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1,
+        )  # fmt: skip
+        weight, bias = (parameter(context, call, a[name], f"a {name}") for name in ("weight", "bias"))
+        assert weight is not None
+        names = ("stride", "padding", "output_padding", "dilation")
+        stride, padding, more, dilation = (_tuple(a[name], axes) for name in names)
+        groups, spatial = int(a["groups"]), tuple(range(-axes, 0))
+        ids = context.value(a["input"], call)
+        found = context.rows(call, [ids], axes + 1)
+        around = [d * (k - 1) - p for d, k, p in zip(dilation, weight.shape[2:], padding, strict=True)]
+        even = tuple(max(width, 0) for width in around)
+        index = np.arange(math.prod(found.patterns[0].shape)).reshape(found.patterns[0].shape)
+        spread = np.full((index.shape[0], *((n - 1) * s + 1 for n, s in zip(index.shape[1:], stride, strict=True))), -1)
+        spread[(slice(None), *(slice(None, None, s) for s in stride))] = index
+        uneven = [(w - e, w - e + o) for w, e, o in zip(around, even, more, strict=True)]
+        spread = _padded(spread, uneven)
+        if not np.array_equal(spread, index):
+            ids = affine(context, call, found, (spread.shape, spread.tobytes()), lambda share: L.Gather(spread), False)
+        blocks = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+        make = lambda w, b: layer_class(w, b, padding=even, dilation=dilation, groups=groups)  # noqa: E731
+        turned = blocks.flip(spatial).contiguous()
+        return [weighted(context, call, ids, turned, bias, axes + 1, make, (even, dilation, groups))]
+
+    return rule
+
+
 def _conv_of_three_axes(context: Context, call: Call) -> list[Value]:
     """A 3-d convolution with a kernel of one element along one axis, such as time: one in two axes, at every step."""
     a = arguments(
@@ -134,6 +167,9 @@ def _power_pool(context: Context, call: Call) -> list[Value]:
 
 def _pooled(context: Context, call: Call, ids: Tensor, layer: L.Pool, key: Any) -> list[Value]:
     axes = len(layer.kernel)
+    if ids.ndim == axes + 1:
+        # What torch takes for channels is the batch.
+        return [None if x is None else x.squeeze(1) for x in _pooled(context, call, ids.unsqueeze(1), layer, key)]
     # Channels are told by what varies, not by their place: a 3-d pooling may have the batch between them and the image.
     found: Rows = context.rows(call, [ids], axes)
     if len(found.lead) != 1:
@@ -158,11 +194,15 @@ def _pad(context: Context, call: Call) -> list[Value]:
     widths = [(int(a["pad"][i]), int(a["pad"][i + 1])) for i in range(0, len(a["pad"]), 2)][::-1]
     found = context.rows(call, [context.value(a["input"], call)], len(widths))
     shape = found.patterns[0].shape
-    every = [(0, 0)] * (len(shape) - len(widths)) + widths
-    numbers = np.arange(math.prod(shape)).reshape(shape)
-    padded = np.pad(numbers, [(max(before, 0), max(after, 0)) for before, after in every], constant_values=-1)
-    index = padded[tuple(slice(max(-before, 0), min(after, 0) or None) for before, after in every)]
-    return [affine(context, call, found, ("pad", *every), lambda share: L.Gather(index), False)]
+    index = _padded(np.arange(math.prod(shape)).reshape(shape), widths)
+    return [affine(context, call, found, ("pad", *widths), lambda share: L.Gather(index), False)]
+
+
+def _padded(index: L.Array, widths: list[tuple[int, int]]) -> L.Array:
+    """Elements with zeros before and after them along the last axes; a negative width cuts elements off."""
+    every = [(0, 0)] * (index.ndim - len(widths)) + widths
+    padded = np.pad(index, [(max(before, 0), max(after, 0)) for before, after in every], constant_values=-1)
+    return padded[tuple(slice(max(-before, 0), min(after, 0) or None) for before, after in every)]
 
 
 def _adaptive(kind: type[L.Pool], axes: int) -> Rule:
@@ -172,15 +212,20 @@ def _adaptive(kind: type[L.Pool], axes: int) -> Rule:
         wanted = a["output_size"]
         given = list(wanted) if isinstance(wanted, (tuple, list)) else [wanted] * axes
         target = [s if w is None else int(w) for w, s in zip(given, size, strict=True)]
-        if any(s % w for s, w in zip(size, target, strict=True)):
+        if any(s % w and w % s for s, w in zip(size, target, strict=True)):
             raise S2CError(
                 f"adaptive pooling from {size} to {tuple(target)}",
                 where=place(call),
                 why="its windows are of different sizes",
                 fix="choose an output size that divides the input, or a pooling layer with a fixed kernel",
             )
-        kernel = tuple(s // w for s, w in zip(size, target, strict=True))
-        return _windowed(context, call, a["input"], kind, (kernel, kernel, (0,) * axes), {})
+        kernel = tuple(max(s // w, 1) for s, w in zip(size, target, strict=True))
+        out, *rest = _windowed(context, call, a["input"], kind, (kernel, kernel, (0,) * axes), {})
+        assert out is not None
+        # Every window of a larger output holds one element.
+        for axis, (s, w) in enumerate(zip(size, target, strict=True), -axes):
+            out = out.repeat_interleave(max(w // s, 1), axis)
+        return [out, *rest]
 
     return rule
 
@@ -211,6 +256,8 @@ RULES: dict[str, Rule] = {
     "conv1d": _conv(1),
     "conv2d": _conv(2),
     "conv3d": _conv_of_three_axes,
+    "conv_transpose1d": _conv_transpose(1),
+    "conv_transpose2d": _conv_transpose(2),
     "lp_pool2d": _power_pool,
     "pad": _pad,
     **{f"avg_pool{axes}d": _pool(L.AvgPool, axes) for axes in (1, 2, 3)},

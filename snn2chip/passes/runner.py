@@ -12,7 +12,7 @@ import numpy as np
 
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.ir.graph import Graph
-from snn2chip.ir.layers import Array, Neuron
+from snn2chip.ir.layers import Array, Layer, Neuron
 from snn2chip.ir.program import PassRecord
 from snn2chip.passes.absorb import AbsorbAdd, AbsorbPad, AbsorbPart, AbsorbScale
 from snn2chip.passes.base import Pass
@@ -20,15 +20,19 @@ from snn2chip.passes.fold_batchnorm import FoldBatchNorm
 from snn2chip.passes.fuse_linear import FuseLinear
 from snn2chip.passes.lower_maxpool import LowerMaxPool
 from snn2chip.passes.merge_pool import MergePool
+from snn2chip.passes.move_views import VIEWS, MoveViews
 from snn2chip.passes.prune import Prune
 from snn2chip.passes.retime import Retime
 from snn2chip.simulate import Result, simulate
+from snn2chip.simulate.ops import NumpyOps, apply
+from snn2chip.simulate.result import Recording
 
 _IN_ORDER: tuple[type[Pass], ...] = (
     Prune,
     Retime,
     AbsorbPart,
     FoldBatchNorm,
+    MoveViews,
     AbsorbAdd,
     AbsorbScale,
     AbsorbPad,
@@ -102,8 +106,8 @@ def run_passes(
 
 
 def _compare(step: Pass, changed: tuple[str, ...], graph: Graph, before: Result, after: Result) -> PassRecord:
-    populations = [n.name for n in graph.neurons if n.name in after.recordings]
     after = _aligned(after, step.earlier(graph) if changed else {})
+    populations = [n.name for n in graph.neurons if n.name in after.recordings]
     slots = differing = explained = 0
     samples = len(before.outputs)
     # Per sample, the time step from which on a difference may be the consequence of an earlier one.
@@ -129,7 +133,9 @@ def _compare(step: Pass, changed: tuple[str, ...], graph: Graph, before: Result,
 
 
 def _aligned(after: Result, earlier: Mapping[str, int]) -> Result:
-    """The recordings of populations that work earlier now, at the steps they worked at before: zeros first."""
+    """The recordings as they were before: zeros first of populations that work earlier now, and where a view has the
+    name of a population, what it shows of the neurons.
+    """
 
     def later(x: Array | None, steps: int) -> Array | None:
         return None if x is None else np.concatenate([np.zeros_like(x[:, :steps]), x[:, :-steps]], axis=1)
@@ -139,7 +145,21 @@ def _aligned(after: Result, earlier: Mapping[str, int]) -> Result:
         for name, r in after.recordings.items()
         if name in earlier
     }
-    return dataclasses.replace(after, recordings={**after.recordings, **moved})
+    views = [n for n in after.network if isinstance(n.layer, VIEWS) and n.inputs[0].source in after.recordings]
+    seen = {
+        view.name: Recording(spikes=_viewed(view.layer, r.spikes), h=_viewed(view.layer, r.h))
+        for view in views
+        for r in [after.recordings[view.inputs[0].source]]
+    }
+    return dataclasses.replace(after, recordings={**after.recordings, **moved, **seen})
+
+
+def _viewed(view: Layer, x: Array | None) -> Array | None:
+    """What a view shows of a recording [N, T, ...]."""
+    if x is None:
+        return None
+    shown = apply(view, [x.reshape(-1, *x.shape[2:])], NumpyOps())
+    return np.asarray(shown).reshape(*x.shape[:2], *shown.shape[1:])
 
 
 def _near_threshold(graph: Graph, name: str, before: Result, after: Result) -> Array:

@@ -87,6 +87,8 @@ def assembled(
             made.nodes[node.name] = dataclasses.replace(node, placement="host")
         else:
             made.nodes[node.name] = node
+            if node.name not in made.worth:
+                made.worth[node.name] = made.port_worth(node.inputs[0])
     if products := [node.name for node in graph if isinstance(node.layer, PRODUCTS)]:
         made.notes.append(f"{', '.join(products)}: {HOSTED['products']} (--host products)")
     nodes = [made.nodes[name] for node in graph for name in _names(node.name) if name in made.nodes]

@@ -107,6 +107,9 @@ class Setting:
         elif isinstance(layer, Neuron) and layer.model.trained_unit is not None:
             self.worth[node.name] = layer.model.trained_unit / (1 << self.target.arithmetic.input_shift)
         elif isinstance(layer, PASSING):
+            if isinstance(layer, TRANSPARENT) and len(node.inputs) == 1 and self._known(node.inputs[0]) is None:
+                # A view of membranes or of sums, whose unit is chosen with their population.
+                return
             units = [self._value_on(edge, node) for edge in node.inputs]
             if isinstance(layer, TRANSPARENT) and len(set(units)) > 1:
                 raise S2CError(
@@ -119,8 +122,11 @@ class Setting:
                 factor(layer) or 1.0
             )
 
+    def _known(self, edge: Edge) -> float | None:
+        return self.worth.get(edge.source) if edge.port == "out" else None
+
     def _value_on(self, edge: Edge, reader: Node) -> float:
-        worth = self.worth.get(edge.source) if edge.port == "out" else None
+        worth = self._known(edge)
         if worth is None:
             carried = "membranes" if isinstance(self.graph[edge.source].layer, Neuron) else "sums"
             raise S2CError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,18 @@ def run_passes(
             )
         graph, before = rewritten, after
     return graph, tuple(records)
+
+
+def laid_out(graph: Graph, passes: Sequence[PassRecord]) -> Graph:
+    """The graph with its populations named and laid out as after these passes, to be compared with what came of it.
+
+    It is rewritten up to the last pass that moved a view, and the graph itself where none did.
+    """
+    moved = [i for i, record in enumerate(passes) if record.name == MoveViews.name and record.changed]
+    for record in passes[: moved[-1] + 1 if moved else 0]:
+        (step,) = parse_pipeline(record.name)
+        graph, _ = step.apply(graph)
+    return graph
 
 
 def _compare(step: Pass, changed: tuple[str, ...], graph: Graph, before: Result, after: Result) -> PassRecord:

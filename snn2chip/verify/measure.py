@@ -16,6 +16,7 @@ import numpy as np
 from snn2chip.ir.graph import Graph, Node
 from snn2chip.ir.layers import Array, Neuron
 from snn2chip.ir.program import Program
+from snn2chip.passes import laid_out
 from snn2chip.simulate import Counts, Result, simulate
 from snn2chip.simulate.data import as_samples
 from snn2chip.simulate.readout import predictions
@@ -123,7 +124,7 @@ def measure(
         S2CError: the data does not fit the network.
     """
     samples = as_samples(graph, x)
-    run = _Run(graph, program)
+    run = _Run(laid_out(graph, program.passes), program)
     for start in range(0, len(samples), BATCH):
         stop = min(start + BATCH, len(samples))
         run.add(samples[start:stop], None if labels is None else np.asarray(labels)[start:stop])
@@ -181,10 +182,13 @@ class _Run:
                     layer.membrane, layer.membrane_range = np.zeros(MEMBRANE_BINS, np.int64), _range(relative[0])
                 inside = np.clip(relative, *layer.membrane_range)
                 layer.membrane += np.histogram(inside, MEMBRANE_BINS, layer.membrane_range)[0]
+        firing = [name for name in self.names if self.layers[name].fires]
+        if not firing:
+            return
         compared = compare(
             Execution.of("float", real),
             Execution.of("fixed point", fixed),
-            layers=[name for name in self.names if self.layers[name].fires],
+            layers=firing,
             scales=dict.fromkeys(self.names, 1.0),
         )
         for row in compared:

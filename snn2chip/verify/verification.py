@@ -16,6 +16,7 @@ from snn2chip.errors import S2CError, UsageError
 from snn2chip.ir.graph import Graph
 from snn2chip.ir.layers import Array
 from snn2chip.ir.program import Program
+from snn2chip.passes import laid_out
 from snn2chip.simulate import simulate
 from snn2chip.simulate.data import as_samples
 from snn2chip.simulate.reference import Clock
@@ -164,6 +165,7 @@ def verify(
 
 def _against_graph(program: Program, x: Any, graph: Graph, layers: Iterable[str] | None, count: int) -> VerifyReport:
     mine = Execution.of(_REFERENCE, simulate(program, x, record=QUANTITIES))
+    graph = laid_out(graph, program.passes)
     truth = Execution.of("the float network", simulate(graph, x, record=QUANTITIES))
     scales = {node.name: _scale_of_v(program, node.name) for node in program.neurons}
     compared = compare(truth, mine, layers=layers, scales=scales)

@@ -20,6 +20,8 @@ from snn2chip.passes.move_views import MoveViews
 from snn2chip.passes.runner import _compare
 from snn2chip.quantize import quantize
 from snn2chip.simulate import simulate
+from snn2chip.verify import verify
+from snn2chip.verify.measure import measure
 from snn2chip.zoo import PLIF, reset
 
 FIRES = LIF(0.6, 0.6, fire=">")
@@ -41,9 +43,7 @@ def conv(rng: np.random.Generator) -> Conv2d:
 
 def viewed(views: list[Layer], model: LIF | TPP, head: Node, rng: np.random.Generator) -> Graph:
     chain = [node(f"view{i}", view, f"view{i - 1}" if i else "conv") for i, view in enumerate(views)]
-    return graph(
-        (2, 6, 6), node("conv", conv(rng), "x"), *chain, node("lif", population(model), chain[-1].name), head
-    )
+    return graph((2, 6, 6), node("conv", conv(rng), "x"), *chain, node("lif", population(model), chain[-1].name), head)
 
 
 @pytest.mark.parametrize("name", VIEWS)
@@ -66,6 +66,11 @@ def test_a_view_moves_behind_the_population_and_its_parameters_with_it(name: str
     np.testing.assert_array_equal(a["lif"].spikes, b.recordings["lif"].out)
     program = quantize(before, "loihi2", x)
     assert np.corrcoef(simulate(program, x).outputs.ravel(), a.outputs.ravel())[0, 1] > 0.95
+    # What compares neuron by neuron with the float network knows where they went.
+    (layer,) = verify(program, x, against=before).layers
+    assert layer.differing["spikes"] <= 0.01 * layer.values["spikes"]
+    (measured,) = measure(before, program, x).layers
+    assert (measured.slots, measured.slots - measured.equal) == (layer.values["spikes"], layer.differing["spikes"])
 
 
 def test_a_population_laid_out_wrongly_fails_the_proof() -> None:
@@ -150,8 +155,11 @@ def test_membranes_are_read_through_the_view_in_the_units_of_the_network() -> No
     x = spikes(rng, 8, 5, 2, 6, 6)
     after, _ = run_passes(before, x)
     assert after["lif.v"].inputs[0].port == "v"
-    expected, found = simulate(before, x).outputs, simulate(quantize(before, "loihi2", x), x).outputs
+    program = quantize(before, "loihi2", x)
+    expected, found = simulate(before, x).outputs, simulate(program, x).outputs
     np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
+    (layer,) = measure(before, program, x).layers
+    assert layer.noise < 1e-3 * layer.signal
 
 
 def test_a_network_that_flattens_before_its_neurons_is_deployed() -> None:

@@ -5,6 +5,7 @@ Each is a function of samples that returns [N, classes]; all are the same networ
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -101,10 +102,18 @@ def snntorch(net: Net, steps: int) -> Form:
     return time_loop(model, reset)
 
 
+def lif_step(v: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
+    """The membrane and the spikes after one step of the benchmark's LIF, in three passes over memory; forward only."""
+    h = torch.add(current, v, alpha=DECAY)
+    fired = h >= V_THRESHOLD
+    return h.masked_fill(fired, 0.0), fired.to(h.dtype)
+
+
 class LeanLIF(nn.Module):
-    """The benchmark's LIF on all steps, in as few passes over memory as eager torch allows; forward only."""
+    """:func:`lif_step` on all steps."""
 
     step_mode = "m"
+    step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = staticmethod(lif_step)
 
     def forward(self, x: Tensor, feedback: nn.Module | None = None) -> Tensor:
         """[T, N, ...] → [T, N, ...]; ``feedback`` is applied to the last step's spikes and added."""
@@ -116,11 +125,6 @@ class LeanLIF(nn.Module):
             spikes.append(fired)
         # Concatenation keeps the order of channels in memory, which stacking does not.
         return torch.cat(spikes).unflatten(0, (len(spikes), -1))
-
-    def step(self, v: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
-        h = torch.add(current, v, alpha=DECAY)
-        fired = h >= V_THRESHOLD
-        return h.masked_fill(fired, 0.0), fired.to(h.dtype)
 
 
 class Once(nn.Module):
@@ -182,13 +186,17 @@ def compiled(net: Net, steps: int) -> Form:
     """The same under ``torch.compile``."""
     if not any(map(shutil.which, filter(None, [os.environ.get("CXX"), "g++", "clang++"]))):
         raise UnavailableError("torch.compile needs a C++ compiler (g++ or clang++), and there is none")
+    # It warns of a missing Triton, which it does not need here.
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     model = Folded(net.model(LeanLIF, steps))
     if steps <= _UNROLLED:
         whole: Form = torch.compile(model)
         return whole
+    # One for all shapes: a compilation for each would soon be more than torch allows one function.
+    step = torch.compile(lif_step, dynamic=True)
     for module in model.modules():
         if isinstance(module, LeanLIF):
-            module.step = torch.compile(module.step)  # type: ignore[method-assign]
+            module.step = step
     return model
 
 

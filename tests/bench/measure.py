@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -49,10 +50,20 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(variants: Mapping[str, Variant], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every run of every variant; each has run once before."""
+# Rounds that are run whatever they take.
+_LEAST = 3
+
+
+def interleaved(variants: Mapping[str, Variant], rounds: int, budget: float = math.inf) -> dict[str, list[float]]:
+    """Seconds of every run of every variant; each has run once before.
+
+    After three rounds no new one begins once ``budget`` seconds have passed.
+    """
     times: dict[str, list[float]] = {name: [] for name in variants}
+    start = time.perf_counter()
     for i in range(rounds):
+        if i >= _LEAST and time.perf_counter() - start > budget:
+            break
         for name, variant in variants.items():
             if i % variant.every == 0:
                 with torch_threads(variant.threads):

@@ -73,10 +73,10 @@ class Net:
         return net
 
     def program(self, time_steps: int, *, weight_steps: int = 2) -> Program:
-        """Traced and quantized on two samples of ``weight_steps`` steps; then run for ``time_steps``."""
+        """Traced, and quantized on one sample of ``weight_steps`` steps; then run for ``time_steps``."""
         x = self.data(2, weight_steps, seed=1)
         graph = s2c.trace(self.model(time_steps=weight_steps), x)
-        return self.for_steps(s2c.quantize(graph, calibration=x, refine=False, host=("products",)), time_steps)
+        return self.for_steps(s2c.quantize(graph, calibration=x[:1], refine=False, host=("products",)), time_steps)
 
     def for_steps(self, program: Program, time_steps: int) -> Program:
         """The same integers over another number of steps."""

@@ -20,6 +20,8 @@ from snn2chip.errors import S2CError
 from snn2chip.ir.program import Program
 
 Say = Callable[[str], None]
+# Seconds that the rounds of one network may take before they become fewer.
+_BUDGET = 20.0
 # The float forms that peak memory is compared with, and with how many samples.
 _HELD = (FOLDED, WRITTEN)
 _SAMPLES_HELD = {"vgg": 32, "resnet34": 8, "spikformer": 8, "recurrent": 64, "dvsgesture": 2}
@@ -88,7 +90,7 @@ def _demo(options: Options) -> dict[str, Any]:
 
 def timed(found: Case, rounds: int) -> dict[str, Any]:
     """A case as data: its variants' times, each beside the soonest eager float form, per sample."""
-    times = interleaved(found.variants, rounds)
+    times = interleaved(found.variants, rounds, _BUDGET)
     same = same_predictions(found.variants)
     rows = {name: summary(t, found.variants[name].samples) for name, t in times.items()}
     for name, row in rows.items():

@@ -19,7 +19,7 @@ from snn2chip.simulate.ops import NumpyOps, apply
 Synaptic = TypeVar("Synaptic", Linear, Conv)
 
 # What the host may compute between the chip's layers → how that reads in a report.
-HOSTED = {"products": "multiplied on the host, from spikes the chip sends; the chip has no product of two spike trains"}
+HOSTED = {"products": "multiplied on the host; the chip has no product of two spike trains"}
 
 _OPS = NumpyOps()
 _TOP = (1 << (HOST_BITS - 1)) - 1

@@ -37,6 +37,7 @@ from snn2chip.neurons.lif import LIF
 from snn2chip.quantize import quantize
 from snn2chip.quantize.overflow import ranges
 from snn2chip.simulate import simulate
+from snn2chip.verify import verify
 
 TOKENS, WIDTH = 6, 4
 FIRES = LIF(1.0, 0.6, fire=">")
@@ -129,8 +130,7 @@ def test_what_the_host_multiplies_is_placed_and_counted_there_by_both_engines() 
     on_host = [n.name for n in made if n.placement == "host"]
     assert on_host == ["qk", "qkv", "rows", "readout", "output"]
     assert made.notes == (
-        "qk, qkv: multiplied on the host, from spikes the chip sends; the chip has no product of two spike trains "
-        "(--host products)",
+        "qk, qkv: multiplied on the host; the chip has no product of two spike trains (--host products)",
     )
     assert made.options["host"] == "products"
     for engine in ("reference", "fast"):
@@ -220,6 +220,27 @@ def test_neither_lava_nor_netx_can_multiply_between_populations(tmp_path: Path) 
         write_net(made, tmp_path / "model.net")
     assert net.value.why.startswith("qk (MatMul): multiplies two computed values; NetX's layers multiply by weights")
     assert not list(tmp_path.iterdir())
+
+
+def test_lava_runs_what_the_host_multiplies_before_or_behind_all_populations() -> None:
+    pytest.importorskip("lava")
+    rng = np.random.default_rng(10)
+    model = population(LIF(0.3, 0.6, fire=">"))
+    before = graph((9,), node("square", Mul(), "x", "x"), node("lif", model, "square"), coding="direct")
+    behind = graph(
+        (9,),
+        node("fc", Linear(weights(rng, 8, 9, gain=3)), "x"),
+        node("lif", model, "fc"),
+        node("gate", Mul(), "lif", Edge("lif", delay=1)),
+    )
+    for network, x in (
+        (before, rng.uniform(-1, 1, (20, 9)).astype(np.float32)),
+        (behind, spikes(rng, 20, 5, 9)),
+    ):
+        made = quantize(network, "loihi2", x, host=["products"])
+        assert simulate(made, x[:2], record="spikes")["lif"].spikes.any()
+        assert verify(made, x[:2], "lava").equal
+        np.testing.assert_allclose(simulate(made, x).outputs, simulate(network, x).outputs, atol=1e-6)
 
 
 @st.composite

@@ -257,6 +257,30 @@ class Rmp(Neuron):
         return spike
 
 
+class HalfFull(Neuron):
+    """Starts at half a threshold, resets by subtraction, and gives its threshold as spike (QCFS)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thresh = nn.Parameter(torch.tensor([0.8]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mem = (0.5 * self.thresh.data if self.mem is None else self.mem) + x
+        spike = fire(mem - self.thresh.data) * self.thresh.data
+        self.mem = mem - spike
+        return spike
+
+
+class Calibrated(Neuron):
+    """Starts at a number found by calibration, and is set to 0 by a spike."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mem = (0.3 if self.mem is None else self.mem) + x
+        spike = (mem >= 1.3).float()
+        self.mem = mem * (1 - spike)
+        return spike
+
+
 class LateReset(Neuron):
     """snnTorch's from-scratch style: the reset is computed from the old membrane before the update."""
 
@@ -526,6 +550,8 @@ RECOGNISED: dict[str, tuple[Callable[[int], nn.Module], str, tuple[str, ...]]] =
     "STBP": (_plain(Stbp), "LIF", ("decay 0.2, v > 0.5", "(gate)")),
     "DIET-SNN": (_plain(Diet), "LIF", ("decay 0.93", "soft reset (next)")),
     "RMP": (_plain(Rmp), "IF", ("decay 1, v >= 0.75, soft reset",)),
+    "half full": (_plain(HalfFull), "IF", ("v > 0.8, soft reset, starts at 0.4",)),
+    "calibrated": (_plain(Calibrated), "IF", ("v >= 1.3, hard reset, starts at 0.3",)),
     "late reset": (_plain(LateReset), "LIF", ("soft reset (next)",)),
     "late hard reset": (_plain(LateHardReset), "LIF", ("hard reset (next)",)),
     "late spikes": (_plain(LateSpikes), "LIF", ("soft reset (gate)",)),

@@ -40,7 +40,7 @@ def identify(probe: Probe) -> Cell:
         answers = ask(prepared(probe))
     except _RAN_INTO as error:
         raise S2CError("it does not run on its own", why=f"{type(error).__name__}: {error}") from None
-    ends = list(edges(answers.low, answers.theta, answers.spike_value))
+    ends = list(edges(answers.low, answers.first, answers.spike_value))
     found = _best(answers.probe, _candidates(answers), answers.trials, ends)
     if found is None:
         explained = (linear.rough(s, answers) for s in linear.structures(answers, numbers(answers.probe)))

@@ -19,6 +19,8 @@ def describe(a: Answers, nearest: FloatNeuron | None) -> str:
         nearest: a neuron that explains the answers, but not what the module does on random input.
     """
     found = [f"fires from input {_range(a.theta)}"]
+    if bool(a.start.any()):
+        found.append(f"starts at {_range(a.start / a.theta)} thresholds")
     try:
         deviates = _dynamics(a, found) or _spikes(a, found) or (nearest and _surprise(a, nearest))
     except S2CError as error:

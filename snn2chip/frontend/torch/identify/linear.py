@@ -36,6 +36,7 @@ class Structure:
     Args:
         current, decay: α, None without a current, and β.
         reset, timing: as the models name them.
+        start: the membrane before the first step.
         target: where a hard reset goes.
         rise, fall: what a spike adds to the threshold, and the factor on it per step; None where it stays.
     """
@@ -44,6 +45,7 @@ class Structure:
     decay: Tensor
     reset: AdaptiveReset
     timing: str
+    start: Tensor
     target: Tensor | None = None
     rise: Tensor | None = None
     fall: Tensor | None = None
@@ -54,7 +56,7 @@ def structures(a: Answers, known: list[Tensor]) -> Iterator[Structure]:
     if a.spike is None:
         return
     for current, decay in decay_pairs(a.s, a.p, known):
-        plain = Structure(current, decay, "hard", "same")
+        plain = Structure(current, decay, "hard", "same", a.start)
         if a.spike.silence == 1:
             left = a.spike.effects[0]
             if current is not None:
@@ -110,6 +112,9 @@ def _without_adaptation(a: Answers, plain: Structure) -> Iterator[Structure]:
     if _close(decay * targets[0], decay * targets[1], theta):
         for timing in ("same", "gate"):
             yield replace(plain, timing=timing, target=targets[0])
+            if bool((decay == 1).all()) and not bool(a.start.any()):
+                # Nothing tells where the membrane of such a neuron has its 0: at its start, or where it is reset to.
+                yield replace(plain, timing=timing, target=torch.zeros(()), start=-targets[0])
     if _close(first, decay * theta, theta) and _close(second, decay * theta, theta):
         for timing in ("same", "gate"):
             yield replace(plain, reset="soft", timing=timing)
@@ -174,7 +179,13 @@ class _Scale:
 def rough(structure: Structure, a: Answers) -> FloatNeuron | None:
     """The neuron with measured numbers: whether it explains the trials at all is asked of it first."""
     one = torch.ones(())
-    return next(_built(structure, a, _Scale("factor", structure.decay, one, one, a.theta), ">=", None), None)
+    scale = _Scale("factor", structure.decay, one, one, _threshold(structure, a))
+    return next(_built(structure, a, scale, ">=", None), None)
+
+
+def _threshold(structure: Structure, a: Answers) -> Tensor:
+    """In units of the input."""
+    return a.theta + structure.decay * (structure.start - a.start)
 
 
 def exact(structure: Structure, a: Answers, known: list[Tensor], unit: Tensor | None) -> Iterator[FloatNeuron]:
@@ -186,7 +197,7 @@ def exact(structure: Structure, a: Answers, known: list[Tensor], unit: Tensor | 
     # Only a LIF has forms of decay; in others the same numbers stand for the factor they come to.
     lif = structure.rise is None and not a.signed
     forms = list(_forms(structure.decay, known if lif else [*known, *decays(known)], lif))
-    for scale in _scales(a.theta, forms, known):
+    for scale in _scales(_threshold(structure, a), forms, known):
         if unit is None or _fits_loosely(scale.gain * scale.implied, unit):
             for fire in _FIRES:
                 yield from _built(structure, a, scale, fire, known)
@@ -247,7 +258,9 @@ def _built(s: Structure, a: Answers, scale: _Scale, fire: Fire, known: list[Tens
         fitting = [x for x in known or () if _broadcasts(x, target) and fits(torch.where(free, target, x), target)]
         zero = torch.zeros(())
         targets = [*fitting, *matching(torch.where(free, zero, target), [zero])]
-    for target in targets:
+    start = s.start * scale.gain * scale.implied
+    starts = matching(start, list(known or ())) if bool(start.any()) else [torch.zeros(())]
+    for target, started in itertools.product(targets, starts):
         shared: dict[str, Any] = {
             "v_threshold": array(scale.threshold),
             "decay": array(scale.decay),
@@ -257,6 +270,8 @@ def _built(s: Structure, a: Answers, scale: _Scale, fire: Fire, known: list[Tens
             "v_reset": array(target),
             "spike_value": a.spike_value,
         }
+        if bool(started.any()) and (a.signed or s.rise is not None):
+            continue
         if a.signed:
             if s.timing == "same" and s.current is None:
                 yield TernaryLIF(**shared)
@@ -264,7 +279,7 @@ def _built(s: Structure, a: Answers, scale: _Scale, fire: Fire, known: list[Tens
         shared["current_decay"] = None if s.current is None else array(s.current)
         shared["reset_timing"] = s.timing
         if s.rise is None:
-            yield LIF(**shared, decay_form=scale.form)
+            yield LIF(**shared, decay_form=scale.form, v_start=array(started))
             continue
         assert s.fall is not None
         for strength, step in _splits(s.rise * scale.gain, s.fall, known):

@@ -3,7 +3,8 @@
 All in units of the input, per neuron: "what is left" of something is by how much less input then fires. A membrane that
 an input moves through a synaptic current obeys m[t] = s·m[t−1] − p·m[t−2] + x[t] with s = α + β and p = α·β; without a
 current p is zero and s the decay. That much is measured below the threshold. What a spike does is the difference
-between what fires after it and what would if nothing had happened.
+between what fires after it and what would if nothing had happened. Where nothing decays, a membrane that starts above 0
+fires from less input than a spike takes away.
 """
 
 from __future__ import annotations
@@ -53,18 +54,21 @@ class Answers:
     """What the questions showed, per neuron [1, ...].
 
     Args:
-        low, theta: largest input that does not fire from rest, smallest that does.
+        low, first: largest input that does not fire at the first step, smallest that does.
+        theta: smallest that would if the membrane started at 0.
         spike_value: what a spike is worth.
         signed: whether it fires for strong negative input, −1.
         moves: whether its membrane moves without input.
         curved: whether half as much and minus half as much input do not leave opposite traces.
         s, p: see the module's text.
+        start: the membrane before the first step; told where nothing decays and the reset is soft, 0 elsewhere.
         spike: what a spike does; None where the membrane is no linear one.
         trials: runs on random input.
     """
 
     probe: Probe
     low: Tensor
+    first: Tensor
     theta: Tensor
     spike_value: float
     signed: bool
@@ -72,6 +76,7 @@ class Answers:
     curved: bool
     s: Tensor
     p: Tensor
+    start: Tensor
     spike: AfterSpike | None
     trials: list[Trial]
 
@@ -84,7 +89,11 @@ class Answers:
 
     def effect_of(self, x: Tensor) -> Tensor:
         """What is left, one step later, of an input that does not fire."""
-        return self.theta - boundary(self.probe, [x], self.spike_value)[1]
+        return self.theta - boundary(self.probe, [x], self.spike_value)[1] - self.s**2 * self.start
+
+    def reaching(self, strength: float) -> Tensor:
+        """The first input that brings the membrane to so many thresholds."""
+        return strength * self.theta - self.s * self.start
 
 
 def ask(probe: Probe) -> Answers:
@@ -100,26 +109,39 @@ def ask(probe: Probe) -> Answers:
     if bool((probe([zero])[0][0] > 0).any()):
         raise S2CError("it fires without input")
     signed = bool((probe([-pulse])[0][0] < -0.5 * spike_value).any())
-    low, theta = boundary(probe, [], spike_value)
-    a = Answers(probe, low, theta, spike_value, signed, False, False, zero, zero, None, [])
-    up, down = a.effect_of(0.5 * theta), a.effect_of(-0.5 * theta)
-    a.s = (up - down) / theta
-    if bool(((up + down).abs() > SLACK * theta).any()):
-        a.moves = bool((a.effect_of(zero).abs() > SLACK * theta).any())
+    low, first = boundary(probe, [], spike_value)
+    a = Answers(probe, low, first, first, spike_value, signed, False, False, zero, zero, zero, None, [])
+    up, down = a.effect_of(0.5 * first), a.effect_of(-0.5 * first)
+    a.s = (up - down) / first
+    quarter = 0.25 * first
+    if bool(((up + down).abs() > SLACK * first).any()):
+        a.moves = bool((a.effect_of(zero).abs() > SLACK * first).any())
         a.curved = not a.moves
-    quarter = 0.25 * theta
-    a.p = a.s**2 - (theta - boundary(probe, [quarter, zero], spike_value)[1]) / quarter
+    a.p = a.s**2 - (first - boundary(probe, [quarter, zero], spike_value)[1]) / quarter
     a.p = torch.where(a.p.abs() <= SLACK, torch.zeros(()), a.p)
     if not a.moves and not a.curved:
         a.spike = _after_spike(a)
-    a.trials = trials(probe, theta, a.s, a.p)
+        _start_of_soft_reset(a)
+    a.trials = trials(probe, a.theta, a.s, a.p)
     _check_values(a)
     return a
 
 
+def _start_of_soft_reset(a: Answers) -> None:
+    """A soft reset takes one threshold, whatever the strength of the spike; the first may take less to reach."""
+    assert a.spike is not None
+    taken, also = a.spike.effects
+    if a.spike.silence or bool(a.p.any()) or bool(((a.s - 1).abs() > SLACK).any()) or a.probe.longest < 3:
+        return
+    if bool(((taken - a.first).abs() <= 1e-3 * a.first).all()) or bool((taken < SLACK * a.first).any()):
+        return
+    if all(bool(((effect - taken).abs() <= 1e-3 * a.first).all()) for effect in (also, a.later(1))):
+        a.start, a.theta = taken - a.first, taken
+
+
 def _after_spike(a: Answers) -> AfterSpike:
     probe, pulse = a.probe, torch.full(a.probe.shape, LARGEST)
-    strong = SPIKES[1] * a.theta
+    strong = a.reaching(SPIKES[1])
     longest = min(_LONGEST_SILENCE, probe.longest - 2)
     for silence in range(longest + 1):
         if bool(fires(probe, [strong, *probe.zeros(silence), pulse], a.spike_value).any()):
@@ -135,22 +157,22 @@ def _after_spike(a: Answers) -> AfterSpike:
 
 def _effect(a: Answers, strength: float, steps: int) -> Tensor:
     """Effect of a spike so many steps later; where there are steps between, inhibition keeps it from firing there."""
-    x = strength * a.theta
-    between = [-(1 + a.s) * x, *a.probe.zeros(steps - 2)] if steps > 1 else []
+    x = a.reaching(strength)
+    between = [-(1 + a.s) * strength * a.theta, *a.probe.zeros(steps - 2)] if steps > 1 else []
     before = [x, *between]
     return boundary(a.probe, before, a.spike_value)[1] - a.theta + undisturbed(a, before)
 
 
 def undisturbed(a: Answers, before: list[Tensor]) -> Tensor:
     """The membrane at the step behind these inputs, were there no threshold and no input at that step."""
-    older = newer = torch.zeros_like(a.theta, dtype=torch.float64)
+    older, newer = torch.zeros_like(a.theta, dtype=torch.float64), a.start.double()
     for x in [*before, torch.zeros_like(a.theta)]:
         older, newer = newer, a.s.double() * newer - a.p.double() * older + x
     return newer.to(a.theta.dtype)
 
 
 def _left_after_silence(a: Answers, strength: float, silence: int) -> Tensor:
-    before = [strength * a.theta, *a.probe.zeros(silence)]
+    before = [a.reaching(strength), *a.probe.zeros(silence)]
     return a.theta - boundary(a.probe, before, a.spike_value)[1]
 
 

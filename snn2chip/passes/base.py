@@ -8,8 +8,23 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from snn2chip.ir.graph import Edge, Graph, Node
-from snn2chip.ir.layers import Layer
+from snn2chip.ir.layers import (
+    Add,
+    BatchNorm,
+    Conv,
+    Flatten,
+    Gather,
+    Layer,
+    Linear,
+    Permute,
+    Pool,
+    Reshape,
+    Scale,
+)
 from snn2chip.ir.structure import Struct
+
+# Layers that move elements and compute nothing.
+VIEWS = (Flatten, Reshape, Permute, Gather)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +71,14 @@ def only_source(graph: Graph, node: Node) -> Node | None:
         return None
     source = graph[node.inputs[0].source]
     return source if only_reader(graph, source.name) is node else None
+
+
+def is_sum(graph: Graph, edge: Edge) -> bool:
+    """Whether an edge carries what a synapse computes, and no spikes."""
+    node = graph[edge.source]
+    if isinstance(node.layer, (Add, Scale, Pool, *VIEWS)):
+        return any(is_sum(graph, before) for before in node.inputs)
+    return isinstance(node.layer, Linear | Conv | BatchNorm)
 
 
 def with_layer(node: Node, layer: Layer) -> Node:

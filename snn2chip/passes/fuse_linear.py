@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from snn2chip.ir.graph import Graph, Node
+from snn2chip.ir.graph import Edge, Graph, Node
 from snn2chip.ir.layers import Array, Conv, Linear
-from snn2chip.passes.base import Pass, only_source, rewired
+from snn2chip.passes.base import Pass, only_reader, rewired
 from snn2chip.simulate.counting import fan_out
 
 # A 7×7 depthwise and a pointwise convolution, a common pair, have up to 49 times as many synapses as one convolution.
@@ -24,8 +24,8 @@ class FuseLinear(Pass):
     """W₂(W₁x + b₁) + b₂ = (W₂W₁)x + (W₂b₁ + b₂), for linear layers and for convolutions.
 
     A convolution pads the map in between with zeros, where the first layer would have given other values: padded pairs
-    become one only if that layer is pointwise, or padded fully, and has no bias. What is left as it is,
-    :func:`obstacle` explains.
+    become one only if that layer is pointwise, or padded fully, and has no bias. A first layer that others read, too,
+    stays for them. What is left as it is, :func:`obstacle` explains.
 
     Args:
         growth: pairs stay apart whose product has more than this many times their synapses.
@@ -45,15 +45,16 @@ class FuseLinear(Pass):
                 continue
             if obstacle(graph, before, after, self.growth) is None:
                 fused = dataclasses.replace(after, layer=product(first, second), inputs=before.inputs)
-                graph = rewired(graph, {before.name: None, name: fused})
-                touched += [before.name, name]
+                alone = only_reader(graph, before.name) is after
+                graph = rewired(graph, {before.name: None, name: fused} if alone else {name: fused})
+                touched += [before.name, name] if alone else [name]
         return graph, tuple(touched)
 
 
 def obstacle(graph: Graph, before: Node, after: Node, growth: float = GROWTH) -> str | None:
     """Why two synaptic layers in a row cannot become one; None if they can."""
-    if only_source(graph, after) is not before:
-        return f"{after.name} reads {before.name} through another layer or late, or is not the only one that reads it"
+    if after.inputs != (Edge(before.name),):
+        return f"{after.name} reads {before.name} through another layer or late"
     first, second = before.layer, after.layer
     if isinstance(first, Linear) and isinstance(second, Linear):
         if first.delay is not None or second.delay is not None:

@@ -27,12 +27,13 @@ class LowerMaxPool(Pass):
         for node in [node for node in graph if isinstance(node.layer, MaxPool)]:
             pool, source = node.layer, graph[node.inputs[0].source]
             assert isinstance(pool, MaxPool)
-            if not _binary(graph, source):
+            if not _binary(graph, node.inputs[0]):
                 raise S2CError(
                     "a maximum of values that are not spikes cannot be computed on the chip",
                     where=node.where(),
                     why=f"it reads {source.name} ({source.layer.kind})",
-                    fix="pool after the neuron instead of before it, or use average pooling",
+                    fix="pool the spikes, behind the neuron instead of before it; or train with average pooling or a "
+                    "convolution of stride 2 in its place",
                 )
             shape = graph.shapes()[source.name]
             cls = {1: Conv1d, 2: Conv2d}[len(pool.kernel)]
@@ -57,13 +58,15 @@ class LowerMaxPool(Pass):
         return graph, tuple(touched)
 
 
-def _binary(graph: Graph, node: Node) -> bool:
-    """Whether a node's values can only be 0 and 1, through layers that only move them."""
-    while node.layer.kind in ("Flatten", "Reshape", "Permute", "Gather", "MaxPool"):
-        node = graph[node.inputs[0].source]
+def _binary(graph: Graph, edge: Edge) -> bool:
+    """Whether an edge can carry only 0 and 1: spikes, moved, joined or multiplied."""
+    node = graph[edge.source]
+    if node.layer.kind in ("Flatten", "Reshape", "Permute", "Gather", "Concat", "MaxPool", "Mul"):
+        return all(_binary(graph, before) for before in node.inputs)
     model = getattr(node.layer, "model", None)
     return (
-        isinstance(model, FloatNeuron)
+        edge.port == "out"
+        and isinstance(model, FloatNeuron)
         and not model.integrates_only
         and model.spikes == (0, 1)
         and model.spike_value == 1.0

@@ -9,27 +9,11 @@ from typing import ClassVar
 import numpy as np
 
 from snn2chip.ir.graph import Edge, Graph, Node, parameters
-from snn2chip.ir.layers import (
-    Add,
-    Array,
-    BatchNorm,
-    Conv,
-    Flatten,
-    Gather,
-    Layer,
-    Linear,
-    Neuron,
-    Permute,
-    Pool,
-    Reshape,
-    Scale,
-    Shape,
-)
+from snn2chip.ir.layers import Add, Array, Gather, Layer, Neuron, Reshape, Scale, Shape
 from snn2chip.neurons.tpp import TPP
-from snn2chip.passes.base import Pass, only_reader, rewired
+from snn2chip.passes.base import VIEWS, Pass, is_sum, only_reader, rewired
 from snn2chip.simulate.ops import NumpyOps, apply
 
-VIEWS = (Flatten, Reshape, Permute, Gather)
 _OPS = NumpyOps()
 
 
@@ -61,7 +45,7 @@ def _moved(graph: Graph, node: Node) -> dict[str, Node | None]:
     """The nodes that change; none where the views stay."""
     chains = [_views(graph, node, edge) for edge in node.inputs]
     origins = tuple(chain[0].inputs[0] if chain else edge for chain, edge in zip(chains, node.inputs, strict=True))
-    if not all(chains) or not any(_is_sum(graph, edge) for edge in origins):
+    if not all(chains) or not any(is_sum(graph, edge) for edge in origins):
         return {}
     shapes = graph.shapes()
     inner, outer = shapes[origins[0].source], shapes[node.name]
@@ -81,14 +65,6 @@ def _moved(graph: Graph, node: Node) -> dict[str, Node | None]:
     if (order == in_order).all():
         view = Reshape(outer)
     return gone | {neurons.name: neurons} | _behind(graph, node, neurons, view)
-
-
-def _is_sum(graph: Graph, edge: Edge) -> bool:
-    """Whether an edge carries what a synapse computes, and no spikes."""
-    node = graph[edge.source]
-    if isinstance(node.layer, Add | Scale | Pool):
-        return any(_is_sum(graph, before) for before in node.inputs)
-    return isinstance(node.layer, Linear | Conv | BatchNorm)
 
 
 def _behind(graph: Graph, node: Node, neurons: Node, view: Layer) -> dict[str, Node | None]:

@@ -15,12 +15,13 @@ from snn2chip.ir.graph import Graph
 from snn2chip.ir.layers import Array, Layer, Neuron
 from snn2chip.ir.program import PassRecord
 from snn2chip.passes.absorb import AbsorbAdd, AbsorbPad, AbsorbPart, AbsorbScale
-from snn2chip.passes.base import Pass
+from snn2chip.passes.base import VIEWS, Pass
+from snn2chip.passes.distribute import Distribute
 from snn2chip.passes.fold_batchnorm import FoldBatchNorm
 from snn2chip.passes.fuse_linear import FuseLinear
 from snn2chip.passes.lower_maxpool import LowerMaxPool
 from snn2chip.passes.merge_pool import MergePool
-from snn2chip.passes.move_views import VIEWS, MoveViews
+from snn2chip.passes.move_views import MoveViews
 from snn2chip.passes.prune import Prune
 from snn2chip.passes.retime import Retime
 from snn2chip.simulate import Result, simulate
@@ -31,6 +32,7 @@ _IN_ORDER: tuple[type[Pass], ...] = (
     Prune,
     Retime,
     AbsorbPart,
+    Distribute,
     FoldBatchNorm,
     MoveViews,
     AbsorbAdd,

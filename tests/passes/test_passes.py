@@ -13,17 +13,19 @@ from hypothesis import strategies as st
 
 from networks import batch_norm, graph, node, population, spikes, weights
 from snn2chip.errors import S2CError, UsageError
-from snn2chip.ir.graph import Edge, Graph
+from snn2chip.ir.graph import Edge, Graph, Node
 from snn2chip.ir.layers import (
     Add,
     AvgPool,
     BatchNorm,
+    Concat,
     Conv1d,
     Conv2d,
     Flatten,
     Gather,
     Linear,
     MaxPool,
+    Mul,
     Neuron,
     Permute,
     Reshape,
@@ -273,6 +275,33 @@ def test_max_pooling_of_spikes_becomes_an_or_and_of_anything_else_is_refused() -
     direct = graph((2, 8, 8), node("pool", pool(MaxPool, 2), "x"), node("lif", population(FIRES), "pool"))
     with pytest.raises(S2CError, match="values that are not spikes"):
         run_passes(direct, spikes(rng, 2, 5, 2, 8, 8), "lower_maxpool")
+
+
+def test_max_pooling_of_joined_or_multiplied_spikes_is_an_or_and_of_membranes_is_refused() -> None:
+    """SEW-ResNet's AND, and spikes side by side."""
+    rng = np.random.default_rng(15)
+
+    def pooled(*between: Node) -> Graph:
+        return graph(
+            (2, 8, 8),
+            *(node(f"conv{i}", Conv2d(weights(rng, 4, 2, 3, 3, gain=3), padding=(1, 1)), "x") for i in (1, 2)),
+            *(node(f"lif{i}", population(FIRES), f"conv{i}") for i in (1, 2)),
+            *between,
+            node("head", Conv2d(weights(rng, 3, 4 if len(between) < 3 else 8, 1, 1, gain=3)), "pool"),
+        )
+
+    both = pooled(node("both", Mul(), "lif1", "lif2"), node("pool", pool(MaxPool, 2), "both"))
+    assert isinstance(proved(both, "lower_maxpool", spikes(rng, 8, 5, 2, 8, 8))["pool"].layer, Neuron)
+    joined = pooled(
+        node("joined", Concat(), "lif1", "lif2"),
+        node("same", Permute((0, 2, 1)), "joined"),
+        node("pool", pool(MaxPool, 2), "same"),
+    )
+    assert isinstance(proved(joined, "lower_maxpool", spikes(rng, 8, 5, 2, 8, 8))["pool"].layer, Neuron)
+    for source in (Edge("lif1", port="v"), Edge("conv1")):
+        with pytest.raises(S2CError, match="values that are not spikes") as caught:
+            run_passes(pooled(node("pool", pool(MaxPool, 2), source)), spikes(rng, 2, 5, 2, 8, 8), "lower_maxpool")
+        assert "behind the neuron" in caught.value.fix
 
 
 def test_sums_go_into_the_dendrite_and_constants_into_the_weights() -> None:

@@ -108,20 +108,20 @@ class Recurrent(nn.Module):
         return torch.stack(spikes)
 
 
-def _recurrent(neuron: MakeNeuron, features: int = 700, hidden: int = 256, classes: int = 20) -> SpikingNetwork:
+def dense_recurrent(neuron: MakeNeuron, features: int = 700, hidden: int = 256, classes: int = 20) -> SpikingNetwork:
     return SpikingNetwork(nn.Sequential(Recurrent(features, hidden, neuron())), nn.Linear(hidden, classes), 100)
 
 
-def _zoo(name: str, **options: Any) -> Callable[[MakeNeuron], SpikingNetwork]:
+def from_zoo(name: str, **options: Any) -> Callable[[MakeNeuron], SpikingNetwork]:
     return lambda neuron: network(name, neuron=neuron, **options)
 
 
 def vgg_like(*stages: tuple[int, ...], size: int = 32) -> Callable[[MakeNeuron], SpikingNetwork]:
     """Convolutions of these channels, max pooling behind each stage, a linear head."""
-    return _zoo("vgg11", shape=(3, size, size), classes=10, layout={"stages": stages, "hidden": (), "pool": "max"})
+    return from_zoo("vgg11", shape=(3, size, size), classes=10, layout={"stages": stages, "hidden": (), "pool": "max"})
 
 
-def _slayer_convolutions(shape: tuple[int, ...], stages: Any, hidden: tuple[int, ...]) -> Any:
+def slayer_convolutions(shape: tuple[int, ...], stages: Any, hidden: tuple[int, ...]) -> Any:
     """Blocks of a network in a row; slayer sums where the others take the maximum, with neurons behind it."""
 
     def blocks(cuba: Any, neuron: dict[str, float]) -> list[nn.Module]:
@@ -155,14 +155,14 @@ NETS: dict[str, Net] = {
         "VGG-like, c64-c64-P-c128-c128-P-c256-c256-P-fc10, 3×32×32",
         vgg_like(*_VGG),
         samples={4: 32, 32: 8},
-        slayer=_slayer_convolutions((3, 32, 32), _VGG, (10,)),
+        slayer=slayer_convolutions((3, 32, 32), _VGG, (10,)),
         **_CIFAR,
     ),
-    "resnet34": Net("ResNet-34, CIFAR stem, 3×32×32", _zoo("resnet34-cifar"), samples={4: 8, 32: 2}, **_CIFAR),
-    "spikformer": Net("Spikformer-4-384, 3×32×32", _zoo("spikformer-4-384"), samples={4: 8, 32: 2}, **_CIFAR),
+    "resnet34": Net("ResNet-34, CIFAR stem, 3×32×32", from_zoo("resnet34-cifar"), samples={4: 8, 32: 2}, **_CIFAR),
+    "spikformer": Net("Spikformer-4-384, 3×32×32", from_zoo("spikformer-4-384"), samples={4: 8, 32: 2}, **_CIFAR),
     "recurrent": Net(
         "Dense recurrent, 700-256-20, events as in SHD",
-        _recurrent,
+        dense_recurrent,
         (700,),
         {100: 64},
         events=True,
@@ -172,12 +172,12 @@ NETS: dict[str, Net] = {
     ),
     "dvsgesture": Net(
         "DVSGestureNet, 2×128×128",
-        _zoo("dvsgesturenet"),
+        from_zoo("dvsgesturenet"),
         (2, 128, 128),
         {4: 4, 32: 1},
         events=True,
         rate=0.05,
-        slayer=_slayer_convolutions((2, 128, 128), ((128,),) * 5, (512, 110)),
+        slayer=slayer_convolutions((2, 128, 128), ((128,),) * 5, (512, 110)),
     ),
 }
 

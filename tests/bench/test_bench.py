@@ -14,7 +14,7 @@ import torch
 import snn2chip as s2c
 from bench import __main__, docs, forms, memory, plots, results, sweeps, tables, tracing
 from bench.measure import Variant, interleaved, summary
-from bench.networks import NETS, Net, _recurrent, _slayer_convolutions, _zoo, named, vgg_like
+from bench.networks import NETS, Net, dense_recurrent, from_zoo, named, slayer_convolutions, vgg_like
 from bench.variants import BARE, ONE_THREAD, REFERENCE, case
 
 STEPS = 3
@@ -23,17 +23,17 @@ VGG = dataclasses.replace(
     build=vgg_like((4,), (6,), size=8),
     shape=(3, 8, 8),
     samples={STEPS: 4},
-    slayer=_slayer_convolutions((3, 8, 8), ((4,), (6,)), (10,)),
+    slayer=slayer_convolutions((3, 8, 8), ((4,), (6,)), (10,)),
 )
 TINY: dict[str, Net] = {
     "vgg": VGG,
-    "resnet": Net("", _zoo("resnet34-cifar", width=1 / 16, layout={"depths": (1, 1, 1, 1)}), (3, 8, 8), {STEPS: 3}),
+    "resnet": Net("", from_zoo("resnet34-cifar", width=1 / 16, layout={"depths": (1, 1, 1, 1)}), (3, 8, 8), {STEPS: 3}),
     "spikformer": Net(
-        "", _zoo("spikformer-4-384", width=1 / 16, layout={"blocks": 1, "heads": 4}), (3, 8, 8), {STEPS: 3}
+        "", from_zoo("spikformer-4-384", width=1 / 16, layout={"blocks": 1, "heads": 4}), (3, 8, 8), {STEPS: 3}
     ),
     "recurrent": Net(
         "",
-        lambda neuron: _recurrent(neuron, 12, 16, 5),
+        lambda neuron: dense_recurrent(neuron, 12, 16, 5),
         (12,),
         {STEPS: 4},
         events=True,
@@ -41,7 +41,7 @@ TINY: dict[str, Net] = {
         recurrent=True,
     ),
     "gesture": Net(
-        "", _zoo("dvsgesturenet", shape=(2, 32, 32), width=1 / 16), (2, 32, 32), {STEPS: 2}, events=True, rate=0.2
+        "", from_zoo("dvsgesturenet", shape=(2, 32, 32), width=1 / 16), (2, 32, 32), {STEPS: 2}, events=True, rate=0.2
     ),
 }
 

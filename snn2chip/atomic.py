@@ -39,15 +39,15 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         ValueError: the block wrote nothing.
     """
     target = Path(path).expanduser().resolve()
-    with _explained(target):
+    with explained(target):
         if target.exists() and not target.is_file():
             raise _refusal(target, "it exists and is not a regular file", "name another output file")
-    with _workspace(target) as workspace:
-        temporary = workspace / target.name
+    with workspace(target) as held:
+        temporary = held / target.name
         yield temporary
         if not temporary.is_file():
             raise ValueError(f"nothing was written to {temporary}")
-        with _explained(target):
+        with explained(target):
             _sync(temporary)
             os.replace(temporary, target)
             _sync(target.parent)
@@ -70,15 +70,15 @@ def atomic_dir(path: str | os.PathLike[str], *, marker: str = "manifest.json") -
         ValueError: the block left no ``marker``.
     """
     target = Path(path).expanduser().resolve()
-    with _explained(target):
+    with explained(target):
         _check_replaceable(target, marker)
-    with _workspace(target) as workspace:
-        temporary = workspace / target.name
+    with workspace(target) as held:
+        temporary = held / target.name
         temporary.mkdir()
         yield temporary
         if not (temporary / marker).exists():
             raise ValueError(f"{temporary} was filled without a file {marker}")
-        with _explained(target):
+        with explained(target):
             for folder, _, files in os.walk(temporary, topdown=False):
                 for name in files:
                     _sync(Path(folder, name))
@@ -105,18 +105,24 @@ def _check_replaceable(target: Path, marker: str) -> None:
 
 
 @contextmanager
-def _workspace(target: Path) -> Iterator[Path]:
-    """Yield a locked, empty sibling directory of ``target``; remove it on the way out, whatever happens."""
+def workspace(target: Path) -> Iterator[Path]:
+    """Yield a locked, empty sibling directory of ``target``; remove it on the way out, whatever happens.
+
+    One that a kill leaves is removed when the next one is made for the same target.
+
+    Raises:
+        S2CError: it cannot be made.
+    """
     prefix = f".{target.name}.snn2chip-"
     missing = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
-    with _explained(target):
+    with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target, prefix)
-        workspace, lock = _locked_directory(target.parent, prefix)
+        held, lock = _locked_directory(target.parent, prefix)
     try:
-        yield workspace
+        yield held
     finally:
-        shutil.rmtree(workspace, ignore_errors=True)
+        shutil.rmtree(held, ignore_errors=True)
         os.close(lock)
         # A directory is removable only while empty, so after a success this removes nothing.
         with suppress(OSError):
@@ -126,13 +132,13 @@ def _workspace(target: Path) -> Iterator[Path]:
 
 def _locked_directory(parent: Path, prefix: str) -> tuple[Path, int]:
     while True:
-        workspace = parent / f"{prefix}{secrets.token_hex(4)}"
-        workspace.mkdir()
-        lock = os.open(workspace, os.O_RDONLY)
+        made = parent / f"{prefix}{secrets.token_hex(4)}"
+        made.mkdir(0o700)
+        lock = os.open(made, os.O_RDONLY)
         fcntl.flock(lock, fcntl.LOCK_EX)
         # Another writer may take the directory for a leftover between mkdir and flock, and remove it.
-        if workspace.exists():
-            return workspace, lock
+        if made.exists():
+            return made, lock
         os.close(lock)
 
 
@@ -199,7 +205,8 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _explained(target: Path) -> Iterator[None]:
+def explained(target: Path) -> Iterator[None]:
+    """Whatever the system refuses while ``target`` is written, as a message about it."""
     try:
         yield
     except OSError as error:

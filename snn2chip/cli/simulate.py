@@ -157,13 +157,15 @@ def _evaluated(program: Program, x: Any, y: Any, options: dict[str, Any], as_jso
 
         found = evaluate(program, x, y, announce=announce, progress=progress, **options)
     if last is not None and last.resumed and not as_json:
-        again = f"; {count(last.damaged)} shards were damaged, and computed again" if last.damaged else ""
+        damaged = "a damaged shard was" if last.damaged == 1 else f"{count(last.damaged)} damaged shards were"
+        again = f"; {damaged} computed again" if last.damaged else ""
         click.echo(f"{count(last.resumed)} samples were there from an earlier run{again}.", err=True)
     return found, extents[0]
 
 
 def _announcement(extent: Extent) -> str:
-    samples = "samples" if extent.samples is None else f"{count(extent.samples)} sample{'s' * (extent.samples != 1)}"
+    known = "Any number of" if extent.samples is None else count(extent.samples)
+    samples = f"{known} sample{'s' * (extent.samples != 1)}"
     shards = "" if extent.samples == extent.shard_size else f", {count(extent.shard_size)} to a shard"
     workers = "" if extent.workers == 1 else f" in {count(extent.workers)} workers"
     free = "" if extent.available is None else f"; {number(extent.available / 2**20)} MiB are free"

@@ -120,6 +120,8 @@ def evaluate(
             run.over(source.jobs(network, extent.shard_size, free_time=machine is not None), work)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"Interrupted; {run.kept() or 'nothing was written'}.") from None
+        except folders.OtherDataError:  # does not continue
+            raise
         except S2CError as error:
             error.fix = "\n".join(filter(None, (error.fix, run.kept())))
             raise

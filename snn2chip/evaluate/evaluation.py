@@ -63,9 +63,9 @@ class Evaluation:
         if labels is not None and best is not None:
             if labels.shape != best.shape:
                 raise S2CError(
-                    f"there are {len(labels) if labels.ndim else 0} labels for {len(best)} samples",
+                    f"labels of shape {labels.shape} do not fit {len(best)} samples",
                     where="labels",
-                    why=f"their shape is {labels.shape}",
+                    fix="give the class index of each sample, [N]",
                 )
             correct = int((best == labels).sum())
         counts = {name: LayerTotals.of(layer) for name, layer in result.counts.items()}

@@ -123,7 +123,7 @@ def open_arrays(path: str | Path, key: str = "x", label_key: str = "y") -> tuple
     try:
         if place.suffix == ".npz":
             return _members(place, key, label_key)
-        return np.load(place, mmap_mode="r", allow_pickle=False), None
+        return np.lib.format.open_memmap(place, mode="r"), None
     except UNREADABLE as error:
         raise unreadable(place, error) from None
 
@@ -133,6 +133,8 @@ def unreadable(path: Path, error: Exception) -> S2CError:
     why = str(error).splitlines()[0] if str(error) else type(error).__name__
     if "allow_pickle" in why or "Python objects" in why:
         why = "it holds Python objects, which would execute code"
+    elif "magic string" in why:
+        why = "it is no .npy file"
     fix = "save plain numeric arrays with numpy.savez"
     return S2CError("the data cannot be read", where=str(path), why=why, fix=fix)
 

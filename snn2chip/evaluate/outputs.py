@@ -6,12 +6,13 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from snn2chip.atomic import atomic_file
+from snn2chip.atomic import atomic_file, explained
 from snn2chip.errors import UsageError
 from snn2chip.evaluate.shard import Shard
 from snn2chip.ir.graph import Network
@@ -24,8 +25,8 @@ _ROWS_AT_ONCE = 1 << 20
 class OutputFile:
     """Rows put in any order; written as ``outputs`` and, for a Program, ``outputs_int`` when all are there."""
 
-    def __init__(self, network: Network, raw: IO[bytes]) -> None:
-        self.network, self._raw = network, raw
+    def __init__(self, network: Network, path: Path, raw: FileIO) -> None:
+        self.network, self.path, self._raw = network, path, raw
         self._rows = 0
         self._shape: tuple[int, ...] = ()
         self._dtype: np.dtype[Any] = np.dtype(np.int64)
@@ -35,14 +36,17 @@ class OutputFile:
         assert shard.outputs is not None
         rows = np.ascontiguousarray(shard.outputs)
         self._shape, self._dtype = rows.shape[1:], rows.dtype
-        self._raw.seek(shard.first * self._row_bytes)
-        self._raw.write(rows.data)
+        left = rows.data.cast("B") if rows.size else b""
+        with explained(self.path):
+            self._raw.seek(shard.first * self._row_bytes)
+            while left:  # on a full disk a write takes a part, and the next one says why
+                left = left[self._raw.write(left) :]
         self._rows = max(self._rows, shard.first + len(rows))
 
     def write(self, path: Path) -> None:
         """Everything put so far, as a compressed ``.npz``."""
         network = self.network
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
+        with explained(self.path), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
             if isinstance(network, Program):
                 scale = network.output_scale
                 self._member(archive, "outputs", lambda rows: rows * scale)
@@ -80,7 +84,7 @@ def output_file(network: Network, path: str | os.PathLike[str]) -> Iterator[Outp
     """
     if not str(path).endswith(".npz"):
         raise UsageError(f"{path} is no .npz file", fix="name a file that ends in .npz")
-    with atomic_file(path) as temporary, (temporary.parent / "rows").open("w+b") as raw:
-        held = OutputFile(network, raw)
+    with atomic_file(path) as temporary, FileIO(temporary.parent / "rows", "w+") as raw:
+        held = OutputFile(network, Path(path), raw)
         yield held
         held.write(temporary)

@@ -11,13 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from snn2chip.atomic import atomic_file
+from snn2chip.atomic import atomic_file, explained
 from snn2chip.errors import S2CError
 from snn2chip.evaluate.shard import Job, Shard, from_bytes, to_bytes
 
 MANIFEST = "manifest.json"
 _SHARDS, _TOGETHER = "shards", 100
 _FORMAT, _VERSION = "snn2chip-evaluation", 1
+
+
+class OtherDataError(S2CError):
+    """The data is not what finished shards were computed from."""
 
 
 class RunFolder:
@@ -32,7 +36,7 @@ class RunFolder:
         """What an earlier run made of a job; None where it did not finish it, or its file is damaged.
 
         Raises:
-            S2CError: the earlier run was given other samples.
+            OtherDataError: the earlier run was given other samples.
         """
         try:
             shard, belonging = from_bytes(self._file(job.index).read_bytes())
@@ -45,7 +49,7 @@ class RunFolder:
             self.damaged += 1
             return None
         if belonging["data"] != job.digest():
-            raise S2CError(
+            raise OtherDataError(
                 "the data is not what it was when this run began",
                 where=f"samples {job.first} to {job.first + len(job.x) - 1}",
                 why=f"their content differs from what {self.path} was computed from",
@@ -55,7 +59,8 @@ class RunFolder:
 
     def put(self, shard: Shard, digest: str) -> None:
         """Keep a finished shard, whole or not at all."""
-        with atomic_file(self._file(shard.index)) as temporary:
+        path = self._file(shard.index)
+        with atomic_file(path) as temporary, explained(path):
             temporary.write_bytes(to_bytes(shard, run=self._run, data=digest))
 
     def finished(self) -> int:
@@ -123,7 +128,7 @@ def _start(place: Path, manifest: Mapping[str, Any]) -> None:
             why=f"it has no {MANIFEST}",
             fix="name a new or empty folder",
         )
-    with atomic_file(place / MANIFEST) as temporary:
+    with atomic_file(place / MANIFEST) as temporary, explained(place / MANIFEST):
         temporary.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
 
 

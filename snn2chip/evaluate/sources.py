@@ -134,9 +134,8 @@ def _from_array(x: Any, y: Any) -> Source:
     samples = len(x) if x.shape else 0
     if y is not None and tuple(y.shape) != (samples,):
         raise S2CError(
-            f"there are {y.shape[0] if y.shape else 0} labels for {samples} samples",
+            f"labels of shape {tuple(y.shape)} do not fit {samples} samples",
             where="labels",
-            why=f"their shape is {tuple(y.shape)}",
             fix="give the class index of each sample, [N]",
         )
 

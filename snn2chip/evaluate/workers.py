@@ -8,12 +8,15 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import secrets
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from snn2chip.atomic import workspace
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.evaluate.shard import Job, Setting, Shard, run_job
 from snn2chip.evaluate.sizing import IN_FLIGHT
@@ -26,6 +29,9 @@ _RETRIES = 3
 # Ray's smallest object store.
 _STORE_BYTES = 80 << 20
 _ANSWER_SECONDS = 5.0
+# Where Ray looks for the token that its processes show each other.
+_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+_TOKEN_FILE = Path("~/.ray/auth_token")
 
 
 def in_process(network: Network, setting: Setting) -> Work:
@@ -54,14 +60,19 @@ def cluster(address: str | None, workers: int | None, waiting_bytes: int) -> Ite
         _require_answer(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None and not any(name in os.environ for name in _TOKENS) and not _TOKEN_FILE.expanduser().exists():
+        # Without one Ray leaves a token in the user's home. It is read once, so this process keeps it.
+        os.environ[_TOKENS[0]] = secrets.token_hex(32)
     import ray
 
     if ray.is_initialized():
         yield workers or _processors()
         return
-    with tempfile.TemporaryDirectory(prefix="snn2chip-ray-", ignore_cleanup_errors=True) as scratch:
+    with workspace(Path(tempfile.gettempdir(), "ray")) as scratch:
         try:
-            _start(address, workers, max(_STORE_BYTES, 2 * IN_FLIGHT * (workers or 1) * waiting_bytes), scratch)
+            # Ray opens its folder to every user of the machine; the one around it stays closed.
+            own = str(scratch / "ray")
+            _start(address, workers, max(_STORE_BYTES, 2 * IN_FLIGHT * (workers or 1) * waiting_bytes), own)
             yield workers or _processors()
         finally:
             ray.shutdown()

@@ -99,13 +99,16 @@ def test_wrong_usage(run, built: Path, arguments: tuple[str, ...], parts: tuple[
         (("simulate", "built", "--data", "two.npz"), ("there is no array 'x'", "a, b", "--data-key")),
         (("simulate", "built", "--data", "wide.npz"), ("(40, 7)", "[N, 6]")),
         (("simulate", "built", "--data", "nan.npz"), ("NaN", "sample 0")),
-        (("simulate", "built", "--data", "labels.npz"), ("7 labels for 40 samples",)),
+        (("simulate", "built", "--data", "labels.npz"), ("labels of shape (7,) do not fit 40 samples",)),
         (
             ("simulate", "built", "--data", "user.py:damaged_dataset", "--shard-size", "10"),
             ("sample 23", "ValueError: this recording is damaged", "user.py", "run folder"),
         ),
         (("simulate", "built", "--data", "user.py:no_data"), ("cannot be read", "sample 0")),
-        (("simulate", "built", "--data", "x.npy", "--labels", "data.npz", "--label-key", "x"), ("40 labels for 40",)),
+        (
+            ("simulate", "built", "--data", "x.npy", "--labels", "data.npz", "--label-key", "x"),
+            ("do not fit 40",),
+        ),
         (("simulate", "built", *DATA, "--run-folder", "built"), ("manifest of the run folder cannot be read",)),
         (("verify", "built", *DATA, "--against", "none.npz"), ("there is no such file",)),
         (("report", "nowhere"), ("the report cannot be read", "snn2chip compile")),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import itertools
 import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 import snn2chip
 from effort import examples
 from networks import graph, node, population
+from process import printed
 from snn2chip import machine
 from snn2chip.errors import S2CError, UsageError
-from snn2chip.evaluate import Evaluation, Extent, Progress, evaluate, sizing
+from snn2chip.evaluate import Evaluation, Extent, Progress, evaluate, outputs, sizing
 from snn2chip.ir.layers import Linear
 from snn2chip.neurons.lif import LIF
 from snn2chip.simulate import simulate
@@ -153,29 +154,6 @@ def test_available_memory_is_the_smallest_limit(tmp_path: Path) -> None:
     assert 1 << 20 < machine.resident_memory() < 1 << 40
 
 
-_PEAK = """
-def peak():
-    # KiB; unlike getrusage's, this one does not start at what the parent process had.
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-"""
-
-
-def measured(script: str) -> list[int]:
-    """The numbers a script prints in a process of its own; it may ask for its peak()."""
-    tests = str(Path(__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", _PEAK + textwrap.dedent(script)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([tests, str(Path(tests).parent)]), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [int(word) for word in done.stdout.split()]
-
-
 def test_memory_is_flat_in_the_size_of_the_data(tmp_path: Path) -> None:
     """200 MiB after 10 MiB, from a mapped file, from archives and from a generator."""
     script = f"""
@@ -185,6 +163,7 @@ def test_memory_is_flat_in_the_size_of_the_data(tmp_path: Path) -> None:
         from tests.evaluate.conftest import classifier
         from snn2chip.evaluate import evaluate
         from snn2chip.evaluate.files import open_arrays
+        from process import peak
 
         program = classifier(np.random.default_rng(0), 5120)
 
@@ -214,7 +193,7 @@ def test_memory_is_flat_in_the_size_of_the_data(tmp_path: Path) -> None:
         read(Path({str(tmp_path)!r}, "small"), 1)
         read(Path({str(tmp_path)!r}, "large"), 20)
     """
-    few, small, many, large = measured(script)
+    few, small, many, large = map(int, printed(script, OMP_NUM_THREADS="1").split())
     assert many == 20 * few
     assert (large - small) * 1024 < many * 4 * 5120 / 4
 
@@ -226,6 +205,7 @@ def test_the_reference_engine_stays_below_what_is_stated() -> None:
         from snn2chip.ir.layers import Conv2d, Flatten, Linear
         from snn2chip.neurons.lif import IntegerLIF
         from snn2chip.evaluate import evaluate
+        from process import peak, peak_from_now
         rng = np.random.default_rng(0)
         conv = lambda c: Conv2d(2 * rng.integers(-50, 50, (16, c, 3, 3)), padding=(1, 1))
         lif = lambda: population(IntegerLIF(200, 1000, 4096, 0))
@@ -234,12 +214,12 @@ def test_the_reference_engine_stays_below_what_is_stated() -> None:
             node("flat", Flatten(), "n2"), node("fc", Linear(2 * rng.integers(-50, 50, (5, 9216))), "flat"))
         x = (rng.random((32, 5, 4, 24, 24)) < 0.2).astype(np.uint8)
         evaluate(made, x[:1], engine="reference")
-        before = peak()
+        before = peak_from_now()
         said = []
         evaluate(made, x, engine="reference", shard_size=32, announce=said.append)
         print(peak() - before, said[0].memory.total // 1024)
     """
-    grown, stated = measured(script)
+    grown, stated = map(int, printed(script, OMP_NUM_THREADS="1").split())
     assert grown < stated + 5_000
     assert stated < 3 * grown
 
@@ -254,6 +234,28 @@ def test_wrong_arguments(whole: Whole, tmp_path: Path) -> None:
         evaluate(whole.program, whole.x, workers=0)
     with pytest.raises(UsageError, match=r"no \.npz file"):
         evaluate(whole.program, whole.x, output=tmp_path / "outputs.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
+class FullDisk(io.FileIO):
+    """A file of which only the first 100 bytes find room."""
+
+    def write(self, content: Any) -> int:
+        room = 100 - self.tell()
+        if room <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(content[:room])
+
+
+def test_a_full_disk(whole: Whole, tmp_path: Path) -> None:
+    with (
+        mock.patch.object(outputs, "FileIO", FullDisk),
+        pytest.raises(S2CError, match="could not be written") as failed,
+    ):
+        evaluate(whole.program, whole.x, shard_size=10, output=tmp_path / "outputs.npz")
+    assert failed.value.where == str(tmp_path / "outputs.npz")
+    assert failed.value.why == "No space left on device"
+    assert "would be kept" in failed.value.fix
     assert list(tmp_path.iterdir()) == []
 
 

@@ -24,11 +24,15 @@ ray = pytest.importorskip("ray")
 
 
 @pytest.fixture(scope="module")
-def two_workers() -> Iterator[int]:
-    """Ray with two workers, shared by the tests of this file, as a user's own would be."""
-    with workers.cluster(None, 2, 1 << 20) as at_once:
-        yield at_once
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Ray with two workers, shared by the tests of this file, as a user's own would be; the user's home stays clean."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        with workers.cluster(None, 2, 1 << 20) as at_once:
+            yield at_once
     assert not ray.is_initialized()
+    assert not (home / ".ray").exists(), "no token is left there"
 
 
 @pytest.mark.parametrize("size", [1, 30, 200])

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import stat
-import subprocess
-import sys
-import textwrap
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +20,7 @@ from hypothesis import strategies as st
 
 from effort import examples
 from networks import graph, node, population, program, spikes
+from process import printed
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.graph import Edge, Node, in_order
@@ -377,9 +374,9 @@ def test_cuts_and_threads_change_nothing(threads: int, batch_size: int, size: in
 def test_memory_stays_within_what_is_stated() -> None:
     """64 samples of 64 steps would take a gigabyte at once."""
     script = """
-        import resource
         import numpy as np
         from networks import node, population, program
+        from process import peak, peak_from_now
         from snn2chip.ir.layers import Conv2d, Flatten, Linear
         from snn2chip.neurons.lif import IntegerLIF
         from snn2chip.simulate import fast, simulate
@@ -400,23 +397,24 @@ def test_memory_stays_within_what_is_stated() -> None:
         x = (rng.uniform(size=(64, 64, 4, 32, 32)) < 0.2).astype(np.uint8)
         simulate(made, x[:1], engine="fast")
         plan = fast.plan_for(made, frozenset(), 64, 64)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_from_now()
         simulate(made, x, engine="fast")
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        print(grown, peak_memory(plan, 64, 64, frozenset()).total // 1024)
+        print(peak() - before, peak_memory(plan, 64, 64, frozenset()).total // 1024)
     """
-    grown, stated = (int(word) for word in isolated(script).split())
+    grown, stated = map(int, printed(script, OMP_NUM_THREADS="2").split())
     assert grown < stated + 20_000
+    assert stated < 5 * grown
     assert stated < 200_000
 
 
 def test_a_quarter_of_the_memory_of_the_float_network_with_time_in_the_batch() -> None:
     """32 samples of 32 steps; the float network is run layer by layer, every tensor let go when it is read."""
     script = """
-        import resource, sys
+        import sys
         import numpy as np, torch
         import torch.nn.functional as F
         from networks import node, population, program
+        from process import peak, peak_from_now
         from snn2chip.ir.layers import Conv2d, Flatten, Linear
         from snn2chip.neurons.lif import IntegerLIF
         from snn2chip.simulate import simulate
@@ -445,28 +443,12 @@ def test_a_quarter_of_the_memory_of_the_float_network_with_time_in_the_batch() -
         run = {"fast": fast, "float": lambda n: floats(torch.from_numpy(x[:n]))}
         with torch.inference_mode():
             run[sys.argv[1]](1)
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            before = peak_from_now()
             run[sys.argv[1]](32)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        print(peak() - before)
     """
-    fast_, float_ = (int(isolated(script, arguments=(which,))) for which in ("fast", "float"))
+    fast_, float_ = (int(printed(script, which, OMP_NUM_THREADS="2")) for which in ("fast", "float"))
     assert fast_ < float_ / 4
-
-
-def isolated(script: str, arguments: tuple[str, ...] = (), **environment: str) -> str:
-    """What a script prints in a process of its own."""
-    tests = str(Path(__file__).parents[1])
-    paths = os.pathsep.join([tests, str(Path(tests).parent)])
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), *arguments],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "2", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 # --- trust ---
@@ -528,7 +510,7 @@ def compared(made: Program, x: np.ndarray) -> None:
 @pytest.mark.parametrize("limit", ["ALL", "AVX512_CORE", "AVX2", "SSE41"])
 def test_every_processor_gives_the_same_integers(limit: str) -> None:
     script = "from tests.simulate.test_fast import every_way; print(every_way())"
-    said, found = isolated(script, ONEDNN_MAX_CPU_ISA=limit).strip().rsplit(": ", 1)
+    said, found = printed(script, OMP_NUM_THREADS="2", ONEDNN_MAX_CPU_ISA=limit).strip().rsplit(": ", 1)
     assert found == "right" or ("without 8-bit dot products" in said and "wrong" in found)
     if limit != "ALL":
         assert "without 8-bit dot products" in said

@@ -223,3 +223,72 @@ def test_currents_in_plain_code_belong_to_their_neuron(make: type[nn.Module], ki
         result = simulate(graph, x, record=("spikes",))
         assert 0.02 < result[graph.neurons[0].name].spikes.mean() < 0.98
         np.testing.assert_allclose(result.outputs, net(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+class OnMaps(nn.Module):
+    """A neuron per pixel; counts the values it has been given, in all its copies."""
+
+    values = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mem: Tensor | None = None
+
+    def reset(self) -> None:
+        self.mem = None
+
+    def leak(self, mem: Tensor) -> Tensor:
+        return 0.5 * mem
+
+    def fire(self, mem: Tensor) -> Tensor:
+        return (mem > 1.0).float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        OnMaps.values += x.numel()
+        mem = x if self.mem is None else self.leak(self.mem) + x
+        spike = self.fire(mem)
+        self.mem = mem * (1 - spike)
+        return spike
+
+
+class OwnThresholds(OnMaps):
+    def __init__(self) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.linspace(0.5, 1.5, 16 * 16).reshape(16, 16))
+
+    def fire(self, mem: Tensor) -> Tensor:
+        return (mem > self.theta).float()
+
+
+class FastEdge(OnMaps):
+    """Far from the first corner it leaks faster."""
+
+    def leak(self, mem: Tensor) -> Tensor:
+        slow = torch.ones(mem.shape[-1])
+        slow[8:] = 0.25
+        return 0.5 * mem * slow
+
+
+class Inhibited(OnMaps):
+    """The pixels far from the first corner hold all others back."""
+
+    def leak(self, mem: Tensor) -> Tensor:
+        return 0.5 * mem - 0.002 * mem[..., 8:].sum((-1, -2), keepdim=True)
+
+
+@pytest.mark.parametrize("kind", [OnMaps, OwnThresholds, FastEdge, Inhibited])
+def test_what_a_corner_of_a_map_shows_must_hold_for_all_of_it(kind: type[OnMaps]) -> None:
+    OnMaps.values = 0
+    net = lively(nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), kind(), nn.Flatten(), nn.Linear(768, 4)))
+
+    def x(seed: int) -> Tensor:
+        return torch.randn(4, 3, 2, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+    if kind is Inhibited:
+        with pytest.raises(S2CError, match="is no neuron that is known"):
+            trace(net, x(0), run=loop)
+        return
+    graph = trace(net, x(0), run=loop)
+    np.testing.assert_allclose(simulate(graph, x(1).transpose(0, 1)).outputs, loop(net, x(1)).detach(), atol=1e-4)
+    # Some hundred questions about the whole map would be more.
+    assert (OnMaps.values < 250 * 3 * 16 * 16) == (kind is OnMaps)

@@ -8,6 +8,7 @@ says what was seen of a module that is none of them. docs/identify-neurons.md te
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -33,20 +34,50 @@ _RAN_INTO = (RuntimeError, TypeError, ValueError, IndexError, AttributeError)
 def identify(probe: Probe) -> Cell:
     """The neuron a module is.
 
+    Large maps are asked about a corner of theirs; what is found there must hold for the whole.
+
     Raises:
         S2CError: it is none that is known; the message says what was found.
     """
+    corner = probe.corner()
+    if corner is not None:
+        try:
+            answers, found = _asked(corner)
+            if _holds(found.model, answers, probe):
+                return found
+        except _NotRunError:
+            pass
+    return _asked(probe)[1]
+
+
+class _NotRunError(S2CError):
+    """The module fails on inputs of its own shape."""
+
+
+def _asked(probe: Probe) -> tuple[Answers, Cell]:
     try:
         answers = ask(prepared(probe))
     except _RAN_INTO as error:
-        raise S2CError("it does not run on its own", why=f"{type(error).__name__}: {error}") from None
+        raise _NotRunError("it does not run on its own", why=f"{type(error).__name__}: {error}") from None
     ends = list(edges(answers.low, answers.first, answers.spike_value))
     found = _best(answers.probe, _candidates(answers), answers.trials, ends)
     if found is None:
         explained = (linear.rough(s, answers) for s in linear.structures(answers, numbers(answers.probe)))
         why = describe(answers, next(filter(None, explained), None))
         raise S2CError("no neuron that is known behaves like it", why=why)
-    return found.cell
+    return answers, found.cell
+
+
+def _holds(model: FloatNeuron, corner: Answers, probe: Probe) -> bool:
+    """Whether what was found in a corner is what the whole map does on random input."""
+    asked = corner.probe
+    whole = replace(probe, time_axis=asked.time_axis, only_steps=asked.only_steps, late=asked.late)
+    try:
+        model.check(whole.shape[1:])
+        runs = trials(whole, *(x.broadcast_to(asked.shape)[..., :1, :1] for x in (corner.theta, corner.s, corner.p)))
+    except (S2CError, *_RAN_INTO):
+        return False
+    return all(agrees(model, run.xs, run.outputs, ROUNDING) for run in runs)
 
 
 def identify_integrator(probe: Probe) -> Cell:

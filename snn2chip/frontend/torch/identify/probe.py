@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,9 @@ from snn2chip.frontend.torch.recorder import tensor_attributes
 
 LARGEST = 2.0**24
 _LATEST = 4
+# Elements per axis that are asked of a large image, and how much smaller that must make it.
+_CORNER = 4
+_WORTHWHILE = 4
 
 Shown = dict[str, Tensor]
 
@@ -50,6 +54,18 @@ class Probe:
     def longest(self) -> int:
         """The longest run that can be asked for."""
         return 1 << 10 if self.only_steps is None else self.only_steps - self.late
+
+    def corner(self) -> Probe | None:
+        """The same for a corner of its images, the last two axes; None for anything small."""
+        shape = self.args[0].shape
+        small = (*shape[:-2], *(min(size, _CORNER) for size in shape[-2:]))
+        if len(shape) < 4 or math.prod(small) * _WORTHWHILE > math.prod(shape):
+            return None
+
+        def cut(x: Any) -> Any:
+            return x[..., :_CORNER, :_CORNER].clone() if isinstance(x, Tensor) and x.shape == shape else x
+
+        return replace(self, args=tuple(pytree.tree_map(cut, self.args)))
 
     def zeros(self, steps: int) -> list[Tensor]:
         """So many steps without input."""

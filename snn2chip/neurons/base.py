@@ -118,6 +118,11 @@ class FloatNeuron(NeuronModel):
         return None
 
     @property
+    def scale_advice(self) -> str:
+        """What brings it into the chip's registers where no scale does."""
+        return "rescale the layer: dividing weights, bias and threshold by one factor changes nothing else"
+
+    @property
     def rests(self) -> bool:
         """Whether it is known to stay in its first state, and silent, for as long as its input is zero."""
         return False

@@ -115,6 +115,17 @@ class LNM(FloatNeuron):
         """State before the first step for input like ``x`` [N, ...]."""
         return {"v": xp.full_like(x, 0.0)}
 
+    @property
+    def scale_advice(self) -> str:
+        """See :meth:`FloatNeuron.scale_advice`."""
+        degree = len(self.coefficients) - 1
+        if self.bound is not None or self.squash or degree < 3:
+            return super().scale_advice
+        return (
+            f"train with a polynomial of bounded input, LNM(bound=1.0) or LNM(squash=True): degree {degree} of "
+            "everything a membrane register holds has more digits than the chip's integers"
+        )
+
     def step(self, state: State, x: Any, xp: ArrayNamespace) -> tuple[State, Any]:
         """One step; the polynomial by Horner's rule (Eq. 15)."""
         v, theta, zero = state["v"], xp.const(self.v_threshold, x), xp.full_like(x, 0.0)

@@ -148,8 +148,9 @@ def search(problem: Problem) -> list[Quantized]:
         raise NoScaleError(
             "threshold, bias and weights do not fit the chip's registers together",
             why=f"threshold up to {_largest(problem.model.v_threshold):.4g}, weights up to "
-            f"{max(_largest(b.layer.weight) for b in problem.branches):.4g}: no scale brings them all into range",
-            fix="rescale the layer: dividing weights, bias and threshold by one factor changes nothing else",
+            f"{max(_largest(b.layer.weight) for b in problem.branches):.4g}: no scale brings them all into range of "
+            f"{problem.model.describe()}",
+            fix=problem.model.scale_advice,
         )
     for exponent in [e for e, _ in _ranked(found)[:EXPONENTS_KEPT]]:
         for clip in CLIPS:

@@ -20,6 +20,7 @@ from snn2chip.ir.layers import Add, AvgPool, Concat, Conv, Conv2d, Flatten, Line
 from snn2chip.ir.program import Program
 from snn2chip.ir.target import load_target
 from snn2chip.neurons.lif import LIF, IntegerLIF
+from snn2chip.neurons.lnm import LNM
 from snn2chip.quantize import quantize
 from snn2chip.quantize.search import on_grid
 from snn2chip.simulate import simulate
@@ -487,6 +488,22 @@ def test_a_threshold_that_cannot_fit_is_refused() -> None:
     with pytest.raises(S2CError, match="do not fit the chip's registers together") as caught:
         quantize(network, "loihi2", spikes(rng, 4, 5, 9))
     assert "lif" in caught.value.where
+
+
+def test_a_polynomial_of_an_unbounded_membrane_is_refused_by_name() -> None:
+    rng = np.random.default_rng(18)
+    x = spikes(rng, 8, 5, 9)
+    layer = Linear(weights(rng, 6, 9, gain=2), weights(rng, 6))
+    for bound in (None, 1.0):
+        model = LNM(1.0, (0.0, 0.6, -0.3, 0.5), "absorbed", bound)
+        network = graph((9,), node("fc", layer, "x"), node("lnm", Neuron(model), "fc"))
+        if bound is None:
+            with pytest.raises(S2CError, match="do not fit the chip's registers together") as caught:
+                quantize(network, "loihi2", x)
+            assert "0.5·c^3" in caught.value.why
+            assert "bound=1.0" in caught.value.fix
+        else:
+            quantize(network, "loihi2", x)
 
 
 def test_a_membrane_far_below_its_threshold_gets_coarser_units() -> None:

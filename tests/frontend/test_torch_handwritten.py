@@ -39,48 +39,6 @@ def loop_run(net: nn.Module, x: Tensor) -> Tensor:
     return sum(net(frame) for frame in x)  # type: ignore[return-value]
 
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "hard": {},
-    "hard, strict": {"strict": True, "decay": 0.7},
-    "hard, elsewhere": {"v_reset": -0.25, "decay": 0.8},
-    "soft": {"reset": "soft", "decay": 0.6, "threshold": 0.9},
-    "soft, strict": {"reset": "soft", "decay": 0.9, "strict": True},
-    "soft, integrate and fire": {"reset": "soft", "decay": 1.0},
-    "hard, next step": {"reset": "gate", "decay": 0.75, "strict": True},
-    "soft, next step": {"reset": "next", "decay": 0.85, "strict": True},
-    "no reset": {"reset": "none", "decay": 0.5},
-    "tau": {"form": "tau", "decay": 2.5, "threshold": 0.6},
-    "tau, soft": {"form": "tau", "decay": 1.7, "reset": "soft", "threshold": 0.5},
-    "driven": {"form": "driven", "decay": 0.4, "threshold": 0.5},
-}
-
-
-@pytest.mark.parametrize("kind", [*VARIANTS, "per channel"])
-def test_neurons_with_a_state_are_identified(kind: str) -> None:
-    if kind == "per channel":
-        g = torch.Generator().manual_seed(1)
-        shapes = [(6, 1, 1), (8, 1, 1), (10,)]
-        neurons = [
-            HandLIF(decay=torch.rand(s, generator=g) * 0.5 + 0.3, threshold=torch.rand(s, generator=g) * 0.5 + 0.7)
-            for s in shapes
-        ]
-    else:
-        neurons = [HandLIF(**VARIANTS[kind]) for _ in range(3)]
-    net = lively(ConvNet(*neurons))
-    graph = trace(net, frames(0), run=loop_run)
-    for seed in (1, 2):
-        x = frames(seed)
-        with watched(net, net.neurons, lambda m, out: m.v.clone()) as seen:
-            out = loop_run(net, x)
-        result = simulate(graph, x.transpose(0, 1), record=("spikes", "v"))
-        for name, calls in seen.items():
-            spikes = per_step([s for s, _ in calls])
-            assert 0.02 < spikes.mean() < 0.98, f"{name} hardly changes: nothing is tested"
-            np.testing.assert_array_equal(result[name].spikes, spikes)
-            np.testing.assert_allclose(result[name].v, per_step([v for _, v in calls]), rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(result.outputs, out.detach(), rtol=1e-5)
-
-
 def test_the_identified_numbers_are_the_modules_own() -> None:
     net = lively(
         ConvNet(HandLIF(decay=0.7, strict=True), HandLIF(form="tau", decay=2.5), HandLIF(reset="soft", threshold=0.9))

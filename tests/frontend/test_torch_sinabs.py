@@ -13,7 +13,7 @@ from snn2chip.errors import S2CError
 from snn2chip.frontend.torch import trace
 from snn2chip.ir.graph import Edge
 from snn2chip.simulate import simulate
-from torch_networks import N, T, compare, frames, lively, per_step, watched
+from torch_networks import N, T, compare, frames, lively, watched
 
 pytest.importorskip("sinabs")
 
@@ -28,25 +28,7 @@ def dense(n: int = 12, bias: bool = False) -> nn.Module:
 
 
 LAYERS: dict[str, Any] = {
-    "IAF": lambda: sl.IAF(**ONE),
-    "IAF, hard reset": lambda: sl.IAF(**ONE, reset_fn=MembraneReset(), spike_threshold=torch.tensor(0.8)),
-    "IAF, at most one spike": lambda: sl.IAF(spike_fn=MaxSpike(1)),
-    "IAF with current": lambda: sl.IAF(**ONE, tau_syn=2.0),
     "LIF": lambda: sl.LIF(tau_mem=3.0, **ONE, spike_threshold=torch.tensor(0.4)),
-    "LIF without norm": lambda: sl.LIF(tau_mem=3.0, **ONE, norm_input=False, reset_fn=MembraneReset()),
-    "LIF with current": lambda: sl.LIF(tau_mem=4.0, tau_syn=2.0, **ONE, spike_threshold=torch.tensor(0.3)),
-    "LIF with alphas": lambda: sl.LIF(tau_mem=4.0, tau_syn=3.0, **ONE, train_alphas=True, norm_input=False),
-    "LIF per neuron": lambda: sl.LIF(
-        tau_mem=torch.linspace(2.0, 6.0, 12), spike_threshold=torch.linspace(0.2, 0.5, 12), **ONE
-    ),
-    "LIF subtracting its threshold": lambda: sl.LIF(
-        tau_mem=3.0, **ONE, spike_threshold=torch.tensor(0.5), reset_fn=MembraneSubtract(0.5)
-    ),
-    "ALIF": lambda: sl.ALIF(tau_mem=3.0, tau_adapt=4.0, spike_threshold=torch.tensor(0.3), adapt_scale=0.9),
-    "ALIF with current": lambda: sl.ALIF(
-        tau_mem=3.0, tau_adapt=4.0, tau_syn=5.0, spike_threshold=torch.tensor(0.1), reset_fn=MembraneReset()
-    ),
-    "ALIF without norm": lambda: sl.ALIF(tau_mem=3.0, tau_adapt=4.0, tau_syn=2.0, norm_input=False),
     "IAF recurrent": lambda: sl.IAFRecurrent(dense(), **ONE),
     "LIF recurrent": lambda: sl.LIFRecurrent(3.0, dense(), tau_syn=2.0, **ONE, norm_input=False),
     "ALIF recurrent": lambda: sl.ALIFRecurrent(3.0, 4.0, dense(), spike_threshold=torch.tensor(0.3)),
@@ -78,20 +60,6 @@ def small(net: nn.Module) -> nn.Module:
             if "rec_connect" in name:
                 weight.mul_(0.2)
     return net
-
-
-@pytest.mark.parametrize("kind", LAYERS)
-def test_layers(kind: str) -> None:
-    net = small(nn.Sequential(nn.Linear(72, 12), LAYERS[kind](), nn.Linear(12, 12), LAYERS[kind](), nn.Linear(12, 5)))
-    graph = trace(net, samples(0), run=run, readout="sum")
-    for seed in (1, 2):
-        x = samples(seed)
-        with watched(net, {"1": net[1], "3": net[3]}, lambda m, out: m.v_mem.clone()) as seen:
-            out = run(net, x)
-        compare(graph, x, {name: (per_step([c[0][0]], 1), None) for name, c in seen.items()}, out.sum(1))
-        result = simulate(graph, x, record=("v",))
-        for name, (call,) in seen.items():
-            np.testing.assert_allclose(result[name].v[:, -1], call[1].detach(), rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_every_membrane_that_sinabs_records() -> None:

@@ -1,4 +1,4 @@
-"""SpikingJelly: traced graphs against its own forward passes, layer by layer; what is refused.
+"""SpikingJelly beyond the matrix: how it is driven, ``clock_driven``, and what is refused.
 
 The same tests run against 0.0.0.0.14, whose classes differ, in a process of their own: both versions have one name.
 """
@@ -9,6 +9,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,47 +33,20 @@ from spikingjelly.activation_based import functional, layer, neuron, surrogate  
 OLD = "0.0.0.0.14"
 FOLDER = Path(os.environ.get("SNN2CHIP_SPIKINGJELLY_OLD", Path(sys.prefix) / f"spikingjelly-{OLD}"))
 
-# What each kind is made of: class name and options. 0.0.0.0.14 lacks some of the classes.
-SJ = {
-    "IF hard": ("IFNode", {}),
-    "IF soft": ("IFNode", {"v_reset": None, "v_threshold": 1.3}),
-    "LIF hard": ("LIFNode", {"tau": 1.6}),
-    "LIF hard, reset elsewhere": ("LIFNode", {"tau": 1.7, "v_reset": -0.3, "v_threshold": 0.7}),
-    "LIF soft": ("LIFNode", {"tau": 1.5, "v_reset": None}),
-    "LIF undriven hard": ("LIFNode", {"tau": 2.3, "decay_input": False, "v_reset": 0.1}),
-    "LIF undriven soft": ("LIFNode", {"tau": 2.5, "decay_input": False, "v_reset": None}),
-    "PLIF": ("ParametricLIFNode", {"init_tau": 1.8}),
-    "PLIF undriven soft": ("ParametricLIFNode", {"init_tau": 2.7, "decay_input": False, "v_reset": None}),
-    "Simple LIF": ("SimpleLIFNode", {"tau": 1.9, "decay_input": True}),
-    "Half threshold": ("HalfThresholdIFNode", {}),
-    "other surrogate": ("LIFNode", {"tau": 1.6, "surrogate_function": surrogate.PiecewiseQuadratic()}),
-    "QIF": ("QIFNode", {"tau": 1.5, "v_c": 0.4, "a0": 0.6, "v_reset": -0.1}),
-    "QIF soft": ("QIFNode", {"tau": 1.4, "v_c": 0.5, "a0": 0.4, "v_reset": None}),
-    "CUBA-LIF": ("CUBALIFNode", {"c_decay": 0.4, "v_decay": 0.7, "v_threshold": 1.1}),
-    "CUBA-LIF soft": ("CUBALIFNode", {"c_decay": 0.3, "v_reset": None}),
-}
 
-
-def neuron_of(kind: str) -> nn.Module:
-    name, options = SJ[kind]
-    if not hasattr(neuron, name):
-        pytest.skip(f"SpikingJelly {metadata.version('spikingjelly')} has no {name}")
-    return getattr(neuron, name)(**options)
-
-
-def sj_net(kind: str, step_mode: str) -> nn.Module:
+def sj_net(neuron_of: Callable[[], nn.Module], step_mode: str) -> nn.Module:
     net = nn.Sequential(
         layer.Conv2d(2, 6, 3, padding=1, bias=False),
         layer.BatchNorm2d(6),
-        neuron_of(kind),
+        neuron_of(),
         layer.AvgPool2d(2),
         layer.Conv2d(6, 8, 3, padding=1, bias=False),
         layer.BatchNorm2d(8),
-        neuron_of(kind),
+        neuron_of(),
         layer.Flatten(),
         layer.Dropout(0.5),
         layer.Linear(72, 10),
-        neuron_of(kind),
+        neuron_of(),
     )
     functional.set_step_mode(net, step_mode)
     return lively(net)
@@ -88,36 +63,8 @@ def sj_run(net: nn.Module, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("step_mode", ["s", "m"])
-@pytest.mark.parametrize("kind", SJ)
-def test_spikingjelly(kind: str, step_mode: str) -> None:
-    net = sj_net(kind, step_mode)
-    graph = trace(net, frames(0), run=sj_run)
-    assert graph.coding == "steps"
-    assert graph.time_steps == T
-    assert list(graph.nodes)[:4] == ["input", "0", "1", "2"]
-    neurons = {i: net[int(i)] for i in ("2", "6", "10")}
-    for m in neurons.values():
-        if hasattr(m, "store_v_seq"):
-            m.store_v_seq = step_mode == "m"
-    membrane = (lambda m, out: getattr(m, "v_seq", None)) if step_mode == "m" else (lambda m, out: m.v.clone())
-    for seed in (1, 2):  # consecutive batches: the second shows that the reset is right
-        x = frames(seed)
-        with watched(net, neurons, membrane) as seen:
-            out = sj_run(net, x)
-        axis = 0 if step_mode == "m" else None
-        expected = {
-            name: (
-                per_step([s for s, _ in calls], axis),
-                None if calls[0][1] is None else per_step([v for _, v in calls], axis),
-            )
-            for name, calls in seen.items()
-        }
-        compare(graph, x.transpose(0, 1), expected, out)
-
-
-@pytest.mark.parametrize("step_mode", ["s", "m"])
 def test_spikingjelly_is_reset_and_driven_without_run(step_mode: str) -> None:
-    net = sj_net("LIF hard", step_mode)
+    net = sj_net(partial(neuron.LIFNode, tau=1.6), step_mode)
     x = images(0) if step_mode == "s" else frames(0)
     graph = trace(net, x, time_steps=T, readout="mean")
     assert graph.coding == ("direct" if step_mode == "s" else "steps")
@@ -188,7 +135,7 @@ def test_clock_driven(kind: str) -> None:
             out = net(x)
         expected = {n: (per_step([s for s, _ in c], 0), per_step([v for _, v in c], 0)) for n, c in seen.items()}
         compare(graph, x.transpose(0, 1), expected, out)
-    single = sj_net("IF hard", "s")
+    single = sj_net(neuron.IFNode, "s")
     single[2], single[6], single[10] = (getattr(clock_driven, name)(**options) for _ in range(3))
     graph = trace(single, images(0), time_steps=T)
     functional.reset_net(single)
@@ -262,14 +209,15 @@ def test_neurons_without_counterpart_are_refused_by_name(kind: str) -> None:
 
 
 def test_another_version() -> None:
-    """All of the above with 0.0.0.0.14, where ``make test`` put it."""
+    """All of the above with 0.0.0.0.14, where ``make test`` put it, and its networks of the matrix."""
     if metadata.version("spikingjelly") == OLD:
         pytest.skip("this is that run")
     if not (FOLDER / "spikingjelly").is_dir():
         pytest.skip(f"no SpikingJelly {OLD} in {FOLDER}: pip install --no-deps --target that folder")
     path = os.pathsep.join([str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])])
+    matrix = str(Path(__file__).with_name("test_torch_matrix.py"))
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", __file__],
+        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", __file__, matrix, "-k", "spikingjelly"],
         env={**os.environ, "PYTHONPATH": path},
         cwd=Path(__file__).parents[2],
         capture_output=True,
@@ -279,4 +227,4 @@ def test_another_version() -> None:
     assert run.returncode == 0, run.stdout[-3000:]
     assert "this is that run" in run.stdout
     passed = int(re.search(r"(\d+) passed", run.stdout)[1])
-    assert passed > len(SJ), "most kinds exist in both versions, in both step modes"
+    assert passed > 20, "most neurons exist in both versions"

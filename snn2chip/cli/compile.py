@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from snn2chip.cli.arrays import Data, load_data
-from snn2chip.cli.output import json_option, print_json, progress
-from snn2chip.errors import EXIT_FAILURE, UsageError
+from snn2chip.cli.output import json_option, print_build, progress
+from snn2chip.errors import UsageError
 
 
 @click.command("compile", short_help="Compile a trained network, verify it, and report.")
@@ -118,11 +118,7 @@ def command(
             progress=tell,
             **options,
         )
-    if as_json:
-        print_json({**build.report, "out": str(build.out)})
-    else:
-        click.echo(f"{build.summary()}\n\nWritten to {build.out}; open {build.out / 'report.html'}")
-    return 0 if build.verified else EXIT_FAILURE
+    return print_build(build, as_json)
 
 
 # Calibration samples taken from --data; more refine nothing that 8-bit weights can show.

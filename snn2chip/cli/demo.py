@@ -6,9 +6,9 @@ import importlib.util
 
 import click
 
-from snn2chip.cli.output import json_option, print_json, progress
+from snn2chip.cli.output import json_option, print_build, progress
 from snn2chip.cli.user_code import blamed, load_module
-from snn2chip.errors import EXIT_FAILURE, S2CError
+from snn2chip.errors import S2CError
 from snn2chip.resources import examples_dir
 
 _EXAMPLE = examples_dir() / "digits.py"
@@ -53,8 +53,4 @@ def command(out: str, seed: int, as_json: bool) -> int:
             name="examples/digits.py",
             progress=tell,
         )
-    if as_json:
-        print_json({**build.report, "out": str(build.out)})
-    else:
-        click.echo(f"{build.summary()}\n\nWritten to {build.out}; open {build.out / 'report.html'}")
-    return 0 if build.verified else EXIT_FAILURE
+    return print_build(build, as_json)

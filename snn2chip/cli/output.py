@@ -7,14 +7,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from snn2chip.errors import EXIT_FAILURE
 from snn2chip.evaluate.progress import Progress as EvaluationProgress
+from snn2chip.report.units import count, number
+
+if TYPE_CHECKING:
+    from snn2chip.api import Build
 
 Tell = Callable[[str, int, "int | None"], None]
 
@@ -38,6 +43,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: 
         table.add_row(*row)
     # Piped into a file, lines are as long as they need to be.
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False, markup=False).print(table)
+
+
+def print_build(build: Build, as_json: bool) -> int:
+    """What was compiled and where it is; the exit code says whether it was verified."""
+    if as_json:
+        print_json({**build.report, "out": str(build.out)})
+    else:
+        click.echo(f"{build.summary()}\n\nWritten to {build.out}; open {build.out / 'report.html'}")
+    return 0 if build.verified else EXIT_FAILURE
 
 
 @contextmanager
@@ -81,8 +95,8 @@ def evaluation_progress(quiet: bool = False) -> Iterator[Callable[[EvaluationPro
             nonlocal told
             if time.monotonic() - told >= _LINE_EVERY:
                 told = time.monotonic()
-                total = "" if progress.total is None else f" of {progress.total:,}"
-                click.echo(f"{progress.done:,}{total} samples, {_pace(progress)}", err=True)
+                total = "" if progress.total is None else f" of {count(progress.total)}"
+                click.echo(f"{count(progress.done)}{total} samples, {_pace(progress)}", err=True)
 
         yield line
         return
@@ -105,4 +119,4 @@ def _pace(progress: EvaluationProgress) -> str:
         return "nothing simulated yet"
     left = progress.remaining
     duration = "" if left is None else f", {int(left // 3600)}:{int(left // 60 % 60):02}:{int(left % 60):02} left"
-    return f"{progress.throughput:,.0f} samples/s{duration}"
+    return f"{number(progress.throughput)} samples/s{duration}"

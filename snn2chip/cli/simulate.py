@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +150,8 @@ def _evaluated(program: Program, x: Any, y: Any, options: dict[str, Any], as_jso
         if not as_json:
             click.echo(_announcement(extent), err=True)
 
-    with evaluation_progress(as_json) as tell:
+    # Data sets print what they like, and Ray that a worker died: stdout is for the result.
+    with evaluation_progress(as_json) as tell, redirect_stdout(sys.stderr):
 
         def progress(told: Progress) -> None:
             nonlocal last

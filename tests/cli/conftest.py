@@ -135,6 +135,7 @@ class Recordings(torch.utils.data.Dataset):
         return len(self.x)
 
     def __getitem__(self, index):
+        print("reading", index)
         if index == self.bad:
             raise ValueError("this recording is damaged")
         return self.x[index], self.y[index]

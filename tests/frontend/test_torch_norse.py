@@ -204,3 +204,28 @@ def test_a_current_that_is_read_is_refused() -> None:
 
     with pytest.raises(S2CError, match="reads the state 'i' of lif"):
         trace(net, frames_of(0), run=run)
+
+
+def test_a_constant_current_is_encoded_by_neurons() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enc = norse.ConstantCurrentLIFEncoder(T, p=LIF)
+            self.fc, self.lif = nn.Linear(12, 8), norse.LIFCell(LIF)
+
+        def forward(self, x: Tensor) -> Tensor:
+            state, out = None, []
+            for spikes in self.enc(x):
+                found, state = self.lif(self.fc(spikes), state)
+                out.append(found)
+            return torch.stack(out)
+
+    def x(seed: int) -> Tensor:
+        return torch.rand(3, 12, generator=torch.Generator().manual_seed(seed)) * 3
+
+    net = lively(Net())
+    graph = trace(net, x(0))
+    assert [n.layer.model.kind for n in graph.neurons] == ["LIF", "CubaLIF"]
+    expected = net(x(1)).detach()
+    assert expected.std() > 0.1
+    np.testing.assert_array_equal(simulate(graph, x(1)).outputs, expected.transpose(0, 1))

@@ -187,6 +187,29 @@ def test_batch_norm_that_uses_the_batch() -> None:
         trace(net, X)
 
 
+def test_one_step_of_grey_images_is_no_doubt() -> None:
+    net = lively(nn.Sequential(nn.Conv2d(1, 4, 3), HandLIF(), nn.Flatten(), nn.Linear(64, 4)))
+    graph = trace(net, torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0)), time_steps=1)
+    assert (graph.coding, graph.time_steps, graph.shapes()["input"]) == ("direct", 1, (1, 6, 6))
+
+
+def test_a_list_of_outputs_says_how_all_are_deployed() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.lif = nn.Linear(6, 8), HandLIF()
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            self.lif.reset()
+            return [self.lif(self.fc(frame)) for frame in x]
+
+    x = torch.rand(T, 3, 6, generator=torch.Generator().manual_seed(0))
+    net = lively(Listed())
+    assert "torch.stack(out)" in refused(net, "taken at step 0", x).fix
+    graph = trace(net, x, output=torch.stack)
+    assert graph.shapes()["output"] == (8,)
+
+
 def test_an_axis_that_cannot_be_told() -> None:
     net = nn.Sequential(nn.Linear(6, 8), HandLIF(), nn.Linear(8, 4), HandLIF())
     x = torch.rand(3, T, 6, generator=torch.Generator().manual_seed(0))

@@ -273,7 +273,9 @@ class _Conversion:
                 "a neuron's input is not one value per sample",
                 where=str(call.source),
                 why=f"{len(found.n)} rows for a batch of {self.batch}",
-                fix="if the example's time axis was not found, name it: trace(..., input_time_axis=0, 1 or None)",
+                fix="if the example's time axis was not found, name it: trace(..., input_time_axis=0, 1 or None); a "
+                "model that takes steps and samples as one axis is given [N, T, ...] by "
+                "run=lambda model, x: model(x.flatten(0, 1)).unflatten(0, x.shape[:2])",
             )
         return signal
 
@@ -420,6 +422,8 @@ class _Conversion:
             f"the deployed output is taken at step {', '.join(map(str, times))} of {steps}",
             where="the model's output",
             why="the last step, all steps, or a sum, mean or maximum over all steps can be read out",
+            fix="where the model returns a list with an output per step, all are deployed by "
+            "output=lambda out: torch.stack(out), the last by output=-1",
         )
 
     def _weighted(self, signal: Signal, end: Call) -> tuple[How, Signal]:

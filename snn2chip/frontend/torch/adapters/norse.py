@@ -26,6 +26,8 @@ from snn2chip.neurons.lif import LIF
 
 _GENERIC = ("SNNCell", "SNNRecurrentCell", "SNN", "SNNRecurrent")
 _LOOPS = ("SNN", "SNNRecurrent")
+# Encoders loop over steps in plain code, and are traced like any.
+_ENCODERS = "norse.torch.module.encode"
 
 
 def _rate(n: Any, inverse_tau: Any) -> torch.Tensor:
@@ -146,7 +148,13 @@ _KINDS = {
 def cell(module: nn.Module) -> Cell | None:
     """See :class:`snn2chip.frontend.torch.cells.Adapter`."""
     name = library_of(module, "norse")
-    if name is None or name in _GENERIC or not hasattr(module, "p") or changed(module, "norse"):
+    if (
+        name is None
+        or name in _GENERIC
+        or library_of(module, _ENCODERS)
+        or not hasattr(module, "p")
+        or changed(module, "norse")
+    ):
         return None
     n: Any = module
     kind = _KINDS.get(name.removesuffix("Cell").removesuffix("Recurrent"))

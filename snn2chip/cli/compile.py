@@ -30,7 +30,9 @@ from snn2chip.errors import UsageError
 )
 @click.option("--passes", metavar="PIPELINE", help="Rewrites to run, in order, separated by commas.")
 @click.option("--approximate", metavar="NAMES", default="", help="Approximations to allow, separated by commas.")
-@click.option("--host", metavar="NAMES", default="", help="What the host may do amid the chip's layers: products.")
+@click.option(
+    "--host", metavar="NAMES", default="", help="What the host may compute between the chip's layers: products."
+)
 @click.option(
     "--against",
     multiple=True,

@@ -59,7 +59,7 @@ def _int8(layer: Conv2d | Linear, shape: tuple[int, ...]) -> Call:
         rows = x.reshape(-1, x.shape[-1])
         return lambda: ops.qlinear_pointwise(rows, 1.0, 0, packed, ones, zeros, None, *tail)
     where = (layer.stride, layer.padding, layer.dilation, layer.groups)
-    packed = ops.qconv_prepack(weight, ones, 1.0, 0, *where, None)
+    packed = ops.qconv_prepack(weight, ones, 1.0, 0, *where, list(shape))
     images = x.contiguous(memory_format=torch.channels_last)
     return lambda: ops.qconv2d_pointwise(images, 1.0, 0, packed, ones, zeros, None, *where, *tail)
 

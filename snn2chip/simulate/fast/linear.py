@@ -135,10 +135,10 @@ def _int8(case: Case) -> Kernel:
         run: Kernel = lambda x: ops.qlinear_pointwise(x, 1.0, zero, packed, scales, zeros, None, *tail)  # noqa: E731
         return _over_rows(_plus(layer, run, torch.float32), lambda x: _bytes(x, zero))
     flat = _over_two_axes(layer)
-    packed = ops.qconv_prepack(
-        weight.reshape(flat.weight), scales, 1.0, zero, flat.stride, flat.padding, flat.dilation, layer.groups, None
-    )
     where = (flat.stride, flat.padding, flat.dilation, layer.groups)
+    # Without the input's size oneDNN may pack weights in an order that it changes at every call, forty times slower.
+    image = [1, case.input_shape[0], *(1,) * (2 - layer.axes), *case.input_shape[1:]]
+    packed = ops.qconv_prepack(weight.reshape(flat.weight), scales, 1.0, zero, *where, image)
     run = lambda x: ops.qconv2d_pointwise(x, 1.0, zero, packed, scales, zeros, None, *where, *tail)  # noqa: E731
     return _over_images(layer, _plus(layer, run, torch.float32), lambda x: _bytes(x, zero))
 

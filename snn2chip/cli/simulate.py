@@ -99,7 +99,7 @@ def command(
     if explain_engine:
         _explain(program, open_data(data, **files), wanted, options, as_json)
         return 0
-    report, extent = None, None
+    report, run = None, None
     if wanted or compare is not None:
         if given := [name for name, value in scale.items() if value is not None]:
             option = f"--{given[0].replace('_', '-')}"
@@ -114,7 +114,7 @@ def command(
         )
     else:
         x, y = open_data(data, **files)
-        found, extent = _evaluated(program, x, y, {**scale, **options, "output": output}, as_json)
+        found, run = _evaluated(program, x, y, {**scale, **options, "output": output}, as_json)
     if as_json:
         print_json(
             {
@@ -125,7 +125,7 @@ def command(
                 "layers": found.as_dict()["counts"],
                 "saturated_inputs": found.saturated_inputs,
                 "output": output,
-                "run": None if extent is None else {**dataclasses.asdict(extent), "peak_memory": extent.memory.total},
+                "run": run,
                 "compare": None if report is None else report.as_dict(),
             }
         )
@@ -138,12 +138,14 @@ def command(
     return EXIT_FAILURE if report is not None and not report.equal else 0
 
 
-def _evaluated(program: Program, x: Any, y: Any, options: dict[str, Any], as_json: bool) -> tuple[Evaluation, Extent]:
-    """A test set of any size, a shard at a time."""
+def _evaluated(
+    program: Program, x: Any, y: Any, options: dict[str, Any], as_json: bool
+) -> tuple[Evaluation, dict[str, Any]]:
+    """A test set of any size, a shard at a time; and how it ran."""
     from snn2chip.evaluate import evaluate
 
     extents: list[Extent] = []
-    last: Progress | None = None
+    told: list[Progress] = []
 
     def announce(extent: Extent) -> None:
         extents.append(extent)
@@ -153,17 +155,23 @@ def _evaluated(program: Program, x: Any, y: Any, options: dict[str, Any], as_jso
     # Data sets print what they like, and Ray that a worker died: stdout is for the result.
     with evaluation_progress(as_json) as tell, redirect_stdout(sys.stderr):
 
-        def progress(told: Progress) -> None:
-            nonlocal last
-            last = told
-            tell(told)
+        def progress(now: Progress) -> None:
+            told[:] = [now]
+            tell(now)
 
         found = evaluate(program, x, y, announce=announce, progress=progress, **options)
-    if last is not None and last.resumed and not as_json:
-        damaged = "a damaged shard was" if last.damaged == 1 else f"{count(last.damaged)} damaged shards were"
-        again = f"; {damaged} computed again" if last.damaged else ""
-        click.echo(f"{count(last.resumed)} samples were there from an earlier run{again}.", err=True)
-    return found, extents[0]
+    (extent,), (last,) = extents, told
+    if last.resumed and not as_json:
+        click.echo(f"{count(last.resumed)} samples were there from an earlier run.", err=True)
+    if last.damaged and not as_json:
+        damaged = "A shard was" if last.damaged == 1 else f"{count(last.damaged)} shards were"
+        click.echo(f"{damaged} damaged, and computed again.", err=True)
+    return found, {
+        **dataclasses.asdict(extent),
+        "peak_memory": extent.memory.total,
+        "resumed": last.resumed,
+        "damaged": last.damaged,
+    }
 
 
 def _announcement(extent: Extent) -> str:

@@ -29,7 +29,6 @@ class Source:
     """Samples to read.
 
     Args:
-        kind: what it is, for people.
         length: number of samples; None where only reading tells.
         sample_shape, dtype: of one sample.
         labelled: whether labels come with the samples.
@@ -38,7 +37,6 @@ class Source:
         pieces: called with the number of samples wanted at once; yields (x [n, ...], y [n] or None).
     """
 
-    kind: str
     length: int | None
     sample_shape: Shape
     dtype: np.dtype[Any]
@@ -147,7 +145,7 @@ def _from_array(x: Any, y: Any) -> Source:
             yield piece
 
     dtype = as_numpy(x[:0]).dtype
-    return Source(type(x).__name__, samples, tuple(x.shape[1:]), dtype, y is not None, pieces)
+    return Source(samples, tuple(x.shape[1:]), dtype, y is not None, pieces)
 
 
 # --- datasets ---
@@ -180,7 +178,7 @@ def _from_items(items: Any, rank: int) -> Source:
                 raise _changed(length, f"it has {len(items)} now")
 
     x, y = item(0)
-    return Source(type(items).__name__, length, x.shape[1:], x.dtype, y is not None, pieces)
+    return Source(length, x.shape[1:], x.dtype, y is not None, pieces)
 
 
 # --- loaders and iterators ---
@@ -203,7 +201,6 @@ def _from_stream(stream: Any, rank: int) -> Source:
 
     sampler = type(getattr(stream, "sampler", None)).__name__
     return Source(
-        type(stream).__name__,
         length,
         x.shape[1:],
         x.dtype,

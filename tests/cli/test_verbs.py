@@ -133,7 +133,9 @@ def test_simulate_continues_a_run(run, built: Path, tmp_path: Path) -> None:
     (tmp_path / "run/shards/0000/000001.shard").write_bytes(b"")
     again = run(*arguments)
     assert out(again) == out(first)
-    assert "25 samples were there from an earlier run; a damaged shard was computed again." in again.stderr
+    assert "25 samples were there from an earlier run.\nA shard was damaged, and computed again.\n" in again.stderr
+    told = json.loads(out(run(*arguments, "--json")))["run"]
+    assert (told["resumed"], told["damaged"]) == (40, 0)
 
 
 def test_simulate_compares_with_a_recording(run, built: Path) -> None:

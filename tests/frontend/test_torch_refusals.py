@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch import trace
-from torch_networks import ConvNet, HandLIF, Looping, Spike, T, frames, images, lively
+from torch_networks import ConvNet, HandLIF, Looping, LoopLIF, Spike, T, frames, images, lively
 
 
 class Net(nn.Module):
@@ -208,6 +208,25 @@ def test_a_list_of_outputs_says_how_all_are_deployed() -> None:
     assert "torch.stack(out)" in refused(net, "taken at step 0", x).fix
     graph = trace(net, x, output=torch.stack)
     assert graph.shapes()["output"] == (8,)
+
+
+def test_the_refusal_is_that_of_the_axis_the_neurons_loop_over() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.lif, self.gate, self.lif2 = nn.Linear(6, 6), LoopLIF(axis=0), nn.Linear(6, 6), LoopLIF(axis=0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            spikes = self.lif(self.fc(x))
+            gates, trace, kept = self.gate(spikes), torch.zeros(()), []
+            for t in range(len(x)):
+                trace = trace * gates[t] + spikes[t]
+                kept.append(trace)
+            return self.lif2(torch.stack(kept))
+
+    # As many rows as columns: either axis could be time.
+    x = torch.rand(6, 3, 6, generator=torch.Generator().manual_seed(0))
+    refused(lively(Gated()), "a recurrence reads 2 computed values", x)
 
 
 def test_an_axis_that_cannot_be_told() -> None:

@@ -96,6 +96,11 @@ class ConversionError(Exception):
     def __init__(self, error: S2CError, reached: int) -> None:
         super().__init__(str(error))
         self.error, self.reached = error, reached
+        self.time_fits = not isinstance(error, StepsDifferError)
+
+
+class StepsDifferError(S2CError):
+    """The model does not loop over the time axis of the layout."""
 
 
 class _Conversion:
@@ -122,7 +127,9 @@ class _Conversion:
         """Translate every recorded call the output depends on, in order."""
         values = self.context.values
         values[self.recording.input, 0] = self._input()
-        for call in _needed(self.recording, output, self.cells):
+        needed = _needed(self.recording, output, self.cells)
+        self._check_loops(needed)
+        for call in needed:
             if call.kind == "neuron":
                 made = self._neuron(call)
             elif call.kind == "late":
@@ -133,6 +140,19 @@ class _Conversion:
                 continue
             for i, value in enumerate(made):
                 values[call, i] = value
+
+    def _check_loops(self, calls: list[Call]) -> None:
+        """Before anything is made of a layout: neurons that loop over time must do so over its T steps."""
+        for call in calls:
+            axis = self.cells[call.module].time_axis if call.kind == "neuron" else None
+            source = next((a for a in (*call.args, *call.kwargs.values()) if isinstance(a, Ref)), None)
+            if axis is None or source is None:
+                continue
+            count = self.cells[call.module].unfolded(source.call.values[source.out]).shape[axis]
+            if count != self.steps:
+                raise StepsDifferError(
+                    f"a neuron loops over {count} steps, the network over {self.steps}", where=str(call.source)
+                )
 
     def _input(self) -> Tensor:
         x = self.recording.input.values[0]
@@ -210,11 +230,6 @@ class _Conversion:
     def _looped(self, call: Call, cell: Cell, ids: Tensor) -> tuple[Signal, list[Rows], int]:
         """One call, all steps: its output signal, its rows for every step, the first step."""
         assert cell.time_axis is not None
-        if ids.shape[cell.time_axis] != self.steps:
-            raise S2CError(
-                f"a neuron loops over {ids.shape[cell.time_axis]} steps, the network over {self.steps}",
-                where=str(call.source),
-            )
         if cell.carries and call.index:
             raise S2CError(
                 "a neuron with memory is called twice in one sample",

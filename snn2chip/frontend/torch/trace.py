@@ -185,7 +185,7 @@ class Job:
                 failures.append((failure.reached, layout.time_axis is not None, failure))
         if not tried:
             # The layout that explains most of the model is the likeliest; of two, the one that finds time in the data.
-            raise self._with_doubts(max(failures, key=lambda f: f[:2])[2].error)
+            raise self._with_doubts(max(failures, key=lambda f: (f[2].time_fits, *f[:2]))[2].error)
         # The one step of a sample is the same whether its axis is called time or not: the first layout has none.
         if len(tried) > 1 and steps > 1 and any(t.graph != tried[0][1].graph for _, t in tried):
             raise _ambiguous(self.x, [layout.time_axis for layout, _ in tried])

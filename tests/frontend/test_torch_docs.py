@@ -14,7 +14,12 @@ DOCS = Path(__file__).parents[2] / "docs"
 @pytest.mark.parametrize(
     ("name", "libraries", "least"),
     [
-        ("bring-your-model.md", ("snntorch", "spikingjelly", "norse", "sinabs", "lava.lib.dl"), 7),
+        ("models/spikingjelly.md", ("spikingjelly",), 2),
+        ("models/snntorch.md", ("snntorch",), 4),
+        ("models/norse.md", ("norse",), 2),
+        ("models/sinabs.md", ("sinabs",), 2),
+        ("models/lava-dl.md", ("lava.lib.dl",), 2),
+        ("models/own-code.md", ("snntorch",), 4),
         ("zoo.md", (), 3),
         ("identify-neurons.md", (), 5),
     ],

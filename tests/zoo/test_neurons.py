@@ -136,9 +136,16 @@ def test_a_changed_neuron_is_not_taken_for_the_one_it_was() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(2 * x)
 
-    net = lively(Net(lambda i: Louder()))
-    with pytest.raises(S2CError):
-        s2c.trace(net, data(0), time_steps=T, input_time_axis=0)
+    # Twice the input into a quadratic neuron is another quadratic neuron.
+    net, plain = lively(Net(lambda i: Louder())), lively(Net(lambda i: zoo.QIF()))
+    outputs = []
+    for model in (net, plain):
+        graph = s2c.trace(model, data(0), time_steps=T, input_time_axis=0)
+        outputs.append(s2c.simulate(graph, data(1).movedim(0, 1)).outputs)
+        zoo.reset(model)
+        own = torch.stack([model(frame) for frame in data(1)]).mean(0)
+        np.testing.assert_allclose(outputs[-1], own.detach(), atol=1e-5)
+    assert np.abs(outputs[0] - outputs[1]).max() > 0.05
 
 
 def test_every_kind_learns(net: Net) -> None:

@@ -28,6 +28,9 @@ from snn2chip.errors import UsageError
     show_default=True,
     help="Where a direct-coded first layer runs.",
 )
+@click.option(
+    "--per-step-norm", is_flag=True, help="Take norms that differ from step to step (TEBN, BNTT) into the neurons."
+)
 @click.option("--passes", metavar="PIPELINE", help="Rewrites to run, in order, separated by commas.")
 @click.option("--approximate", metavar="NAMES", default="", help="Approximations to allow, separated by commas.")
 @click.option(
@@ -74,6 +77,7 @@ def command(
     against: tuple[str, ...],
     seed: int,
     time_steps: int | None,
+    per_step_norm: bool,
     **options: Any,
 ) -> int:
     """Compile MODEL and leave model.nir, model.net, lava/, the report and a manifest in a folder.
@@ -94,6 +98,9 @@ def command(
     calibrating = _calibration(calibration, tested)
     hashes = {name: d.sha256 for name, d in (("data file", tested), ("calibration file", calibrating)) if d}
     network, named = _network(model, weights, time_steps, of_file)
+    if per_step_norm and model.endswith((".nir", ".onnx")):
+        raise UsageError("--per-step-norm is for torch models", fix="leave it out: a file holds one step")
+    named |= {"per_step": True} if per_step_norm else {}
     if weights is not None:
         hashes["weights file"] = file_digest(weights)
     from_factory = named.pop("example", None)

@@ -13,7 +13,7 @@ from snn2chip.cli.user_code import call
 from snn2chip.errors import S2CError, UsageError
 
 # What a factory's mapping may hold: the model, and arguments of the tracer.
-_KEYS = ("model", "run", "example", "time_steps", "readout", "output", "input_time_axis", "dt")
+_KEYS = ("model", "run", "example", "time_steps", "readout", "output", "input_time_axis", "dt", "per_step")
 # Where training scripts keep the state dict inside a checkpoint.
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
 

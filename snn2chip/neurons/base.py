@@ -70,17 +70,8 @@ class NeuronModel(Struct):
     def check(self, shape: Shape) -> None:
         """Raise unless every array parameter broadcasts against ``shape``."""
         for name, value in vars(self).items():
-            if not isinstance(value, np.ndarray):
-                continue
-            try:
-                fits = np.broadcast_shapes(value.shape, shape) == shape
-            except ValueError:
-                fits = False
-            if not fits:
-                raise S2CError(
-                    f"{name} has shape {value.shape}, which does not fit {shape} neurons",
-                    fix="give one value, one per channel as (C, 1, 1), or one per neuron",
-                )
+            if isinstance(value, np.ndarray):
+                check_fits(name, value, shape)
 
     def describe(self) -> str:
         """One line for people."""
@@ -238,6 +229,19 @@ class IntegerNeuron(NeuronModel):
     def bounds(self, sums: Range, arithmetic: Arithmetic, steps: int) -> Bounds:
         """What the registers can reach in ``steps`` steps from rest when every step's sum lies in ``sums``."""
         raise NotImplementedError
+
+
+def check_fits(name: str, value: Array, shape: Shape) -> None:
+    """Raise unless a parameter broadcasts against a population's shape."""
+    try:
+        fits = np.broadcast_shapes(value.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise S2CError(
+            f"{name} has shape {value.shape}, which does not fit {shape} neurons",
+            fix="give one value, one per channel as (C, 1, 1), or one per neuron",
+        )
 
 
 def constant(value: float) -> Callable[[], Array]:

@@ -13,7 +13,7 @@ resets the next step's sum, decay and input included (snnTorch "subtract", RSyna
 papers of the project's reference list.
 
 Integer, one step (Lava ``proc/lif/models.py``, PyLifModelBitAcc, extended by the choices above): see
-:func:`integer_step`.
+:func:`lif_step`.
 """
 
 from __future__ import annotations
@@ -362,7 +362,7 @@ class IntegerLIF(IntegerNeuron):
         return Bounds(max(abs(sums[0]), abs(sums[1])), peak_u, peak_v)
 
 
-def integer_step(state: dict[str, Any], a: Any, p: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+def lif_step(state: dict[str, Any], a: Any, p: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """One step of the family in fixed point: (u, v after reset; spikes 0/1, or v where it never fires).
 
     With ``fire=">"``, ``reset="hard"``, ``reset_timing="same"`` and ``v_reset=0`` this is Lava's PyLifModelBitAcc.
@@ -388,4 +388,4 @@ def integer_step(state: dict[str, Any], a: Any, p: dict[str, Any]) -> tuple[dict
     return {"u": u, "v": v}, np.where(fired, 1, 0)
 
 
-IntegerLIF.program = (integer_step,)
+IntegerLIF.program = (lif_step,)

@@ -10,6 +10,7 @@ import numpy as np
 
 from snn2chip.ir.graph import Edge, Graph, Node, parameters
 from snn2chip.ir.layers import Add, Array, Gather, Layer, Neuron, Reshape, Scale, Shape
+from snn2chip.neurons.per_step import PerStepLIF
 from snn2chip.neurons.tpp import TPP
 from snn2chip.passes.base import VIEWS, Pass, is_sum, only_reader, rewired
 from snn2chip.simulate.ops import NumpyOps, apply
@@ -111,6 +112,8 @@ def _laid_out(layer: Layer, order: Array, shape: Shape) -> Layer | None:
         return None
     if isinstance(layer, Neuron) and isinstance(layer.model, TPP) and (np.diff(order.ravel()) != 1).any():
         # Its random numbers are dealt out in the order of the neurons.
+        return None
+    if isinstance(layer, Neuron) and isinstance(layer.model, PerStepLIF):
         return None
     arrays = {name: _unviewed(array, order, shape) for name, array in parameters(layer).items()}
     if isinstance(layer, Neuron):

@@ -14,6 +14,7 @@ from snn2chip.ir.graph import Edge, Graph, Node, in_order
 from snn2chip.ir.layers import Linear, Neuron, Readout, Rescale, Scale
 from snn2chip.ir.program import Format, LayerQuantization, PassRecord, Program
 from snn2chip.neurons.lif import IntegerLIF
+from snn2chip.neurons.per_step import IntegerPerStepLIF
 from snn2chip.quantize.groups import PASSING, PRODUCTS, Group
 from snn2chip.quantize.host import HOSTED, head
 from snn2chip.quantize.neuron import APPROXIMATIONS, on_fixed_core
@@ -120,6 +121,10 @@ def _add_population(made: _Made, setting: Setting, group: Group, best: Quantized
     neuron, edges = best.neuron, node.inputs
     if best.proved and isinstance(neuron, IntegerLIF):
         neuron = neuron.strict(arithmetic)
+    if isinstance(neuron, IntegerPerStepLIF):
+        made.notes.append(
+            f"{node.name}: input scaled per step: not one network repeated T times; needs a programmable neuron"
+        )
     if not target.limits.custom_neurons:
         neuron, used = on_fixed_core(neuron, node.where(), approximate, target.limits, arithmetic)
         made.notes += [f"{node.name}: {APPROXIMATIONS[name]} (--approximate {name})" for name in used]

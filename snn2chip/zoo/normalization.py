@@ -63,7 +63,8 @@ class TDBatchNorm(BatchNorm):
 class TEBN(nn.Module):
     """Temporal effective batch norm: batch norm, then a learned factor per time step (Duan et al. 2022).
 
-    One step is not like the next, so no graph holds it: the tracer refuses it by name.
+    One step is not like the next: the tracer refuses it by name, and takes it into the neurons on request
+    (``per_step=True``).
 
     Args:
         features: C.
@@ -84,7 +85,7 @@ class TEBN(nn.Module):
 
 
 class PerStepBatchNorm(nn.Module):
-    """A batch norm for every time step (BNTT, Kim & Panda 2021): refused by the tracer, for the same reason as TEBN.
+    """A batch norm for every time step (BNTT, Kim & Panda 2021); to the tracer, the same as TEBN.
 
     Args:
         features: C.

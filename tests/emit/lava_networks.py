@@ -12,8 +12,9 @@ from snn2chip.ir.program import Format, Program
 from snn2chip.ir.target import load_target
 from snn2chip.neurons.alif import ALIF
 from snn2chip.neurons.base import FloatNeuron
-from snn2chip.neurons.lif import IntegerLIF
+from snn2chip.neurons.lif import LIF, IntegerLIF
 from snn2chip.neurons.lnm import LNM
+from snn2chip.neurons.per_step import PerStepLIF
 from snn2chip.neurons.qif import QIF
 from snn2chip.neurons.ternary import TernaryLIF
 from snn2chip.neurons.tpp import TPP
@@ -97,6 +98,8 @@ def programmed() -> tuple[Program, np.ndarray]:
         bias = 0.05 * rng.normal(size=shape)
         return Neuron(model.quantized(bias, 1 / 80, chip.limits, chip.arithmetic))
 
+    factors, offsets = (tuple(rng.normal(mean, 0.2, (8, 5))) for mean in (1.0, 0.0))
+    scaled = PerStepLIF(LIF(0.5, 0.8, reset="soft"), factors, offsets)
     nodes = [
         node("x", Input((2, 4, 5))),
         node("conv", Conv2d(balanced(4, 2, 3, 3), None, (1, 1), (1, 0)), "x"),
@@ -111,7 +114,9 @@ def programmed() -> tuple[Program, np.ndarray]:
         node("alif", integers(ALIF(0.5, 0.8, 0.9, 0.2, current_decay=0.5), 7), "back", "recurrent"),
         node("on", Linear(balanced(5, 7)), "alif"),
         node("late", integers(ALIF(0.5, 0.8, 0.7, 0.3, reset="adaptive", reset_timing="next"), 5), "on"),
-        node("gate", Linear(balanced(6, 5)), "late"),
+        node("on2", Linear(balanced(5, 5)), "late"),
+        node("per_step", integers(scaled, 5), "on2"),
+        node("gate", Linear(balanced(6, 5)), "per_step"),
         node("tpp", integers(TPP(0.7, 4, seed=3), 6), "gate"),
         node("last", Linear(balanced(3, 6)), "tpp"),
         node("gather", integers(TPP(np.inf, 4, seed=0, first=4), 3), "last"),

@@ -19,6 +19,7 @@ from snn2chip.errors import S2CError, UsageError
 from snn2chip.ir import layers as L
 from snn2chip.ir.graph import Edge, Graph, Node
 from snn2chip.neurons.lif import LIF
+from snn2chip.neurons.per_step import PerStepLIF
 from snn2chip.passes import run_passes
 from snn2chip.zoo import (
     NETWORKS,
@@ -369,6 +370,51 @@ def test_a_batch_norm_per_step_is_refused_by_name() -> None:
     with pytest.raises(S2CError, match="not the same at every step") as refusal:
         trace(net, data(net, 0))
     assert "body.0.synapses.1.norms.1" in str(refusal.value)
+    assert "per_step=True" in refusal.value.fix
+
+
+def with_factors_per_step(norm: Any, name: str, **options: Any) -> SpikingNetwork:
+    net = small(name, norm=partial(norm, time_steps=T), **options)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, TEBN):
+                module.p.copy_(torch.tensor([1.0, 1.2, 0.7]))
+    return net
+
+
+@pytest.mark.parametrize("name", ["vggsnn", "vgg16"], ids=["frames", "direct"])
+@pytest.mark.parametrize("norm", [TEBN, PerStepBatchNorm])
+def test_norms_per_step_go_into_the_neurons_on_request(norm: Any, name: str) -> None:
+    net = with_factors_per_step(norm, name)
+    calibration = data(net, 3, 8)
+    graph = trace(net, calibration, per_step=True)
+    folded, _ = run_passes(graph, calibration)
+    scaled = [node for node in folded.neurons if isinstance(node.layer.model, PerStepLIF)]
+    assert len(scaled) == sum(isinstance(m, norm) for m in net.modules())
+    assert not any(isinstance(node.layer, L.BatchNorm | L.Scale) for node in folded)
+    for node in scaled:
+        np.testing.assert_allclose(np.mean(np.abs(node.layer.model.factor), axis=0), 1, atol=1e-6)
+    program = quantize(graph, calibration=calibration, refine=False)
+    for seed in (1, 2):
+        x = data(net, seed)
+        outputs, spikes, _ = run(net, x)
+        found, integers = (simulate(g, x, record=("spikes",)) for g in (graph, program))
+        for path, expected in spikes.items():
+            assert 0 < expected.mean() < 1, path
+            np.testing.assert_array_equal(found[path].spikes, expected, err_msg=path)
+        np.testing.assert_allclose(found.outputs, outputs, atol=1e-5 * np.abs(outputs).max())
+        first = next(iter(spikes))
+        assert np.mean(integers[first].spikes == spikes[first]) > 0.99
+    assert any("input scaled per step" in note for note in program.notes)
+    with pytest.raises(S2CError, match="fixed neuron is a LIF, not a PerStepLIF"):
+        quantize(graph, target="loihi1", calibration=calibration, refine=False)
+
+
+def test_norms_per_step_in_front_of_a_sum_are_refused_by_name() -> None:
+    net = with_factors_per_step(TEBN, "resnet20", layout={"depths": (1, 1, 1)})
+    with pytest.raises(S2CError, match="norms that differ from step to step feed something other") as refusal:
+        trace(net, data(net, 0), per_step=True)
+    assert "add in body.1.0.current" in refusal.value.where
 
 
 def test_batch_norm_says_what_does_not_fit() -> None:

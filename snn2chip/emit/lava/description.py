@@ -168,7 +168,7 @@ class _Writer:
         if value is None or isinstance(value, str | int):
             return value
         if isinstance(value, tuple):
-            return [self._parameter(name, item, shape) for item in value]
+            return [self._parameter(f"{name}/{i}", item, shape) for i, item in enumerate(value)]
         if isinstance(value, dict):
             return {key: self._parameter(f"{name}/{key}", item, shape) for key, item in value.items()}
         array = np.asarray(value)

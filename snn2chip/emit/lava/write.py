@@ -111,7 +111,10 @@ def _programs(program: Program) -> dict[str, str]:
 def _neuron(*functions: Callable[..., Any]) -> str:
     source = "\n\n".join(map(inspect.getsource, functions))
     arithmetics = [name for name in vars(arithmetic) if re.search(rf"\b{name}\(", source)]
-    return _NEURON_HEADER.format(names=", ".join(sorted(arithmetics))) + source
+    # A program that others call has a name of its own; the process asks for this one.
+    step = functions[-1].__name__
+    named = "" if step == "integer_step" else f"\n\ninteger_step = {step}\n"
+    return _NEURON_HEADER.format(names=", ".join(sorted(arithmetics))) + source + named
 
 
 def _renamed(source: str) -> str:

@@ -15,6 +15,7 @@ from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.builder import Builder, as_array, joints
 from snn2chip.frontend.torch.elements import Elements, Pattern, Rows, Signal, rows
 from snn2chip.frontend.torch.opnames import MOVES, only_moves
+from snn2chip.frontend.torch.per_step import origin
 from snn2chip.frontend.torch.recorder import Call, Ref, drawn
 from snn2chip.ir import layers as L
 
@@ -25,11 +26,16 @@ Rule = Callable[["Context", Call], "list[Value]"]
 
 @dataclass
 class Context:
-    """What a rule works with."""
+    """What a rule works with.
+
+    Args:
+        per_step: whether factors and offsets may differ from step to step.
+    """
 
     builder: Builder
     elements: Elements
     values: dict[tuple[Call, int], Value]
+    per_step: bool = False
 
     def value(self, ref: Ref, call: Call) -> Tensor:
         """The ids of a traced tensor, or a constant itself.
@@ -66,7 +72,20 @@ class Context:
         if len(ids) > 1:
             shape = np.broadcast_shapes(*(tuple(x.shape) for x in ids))
             ids = [x.broadcast_to(shape).contiguous() for x in ids]
-        return rows(self.elements, ids, k, place(call))
+        try:
+            return rows(self.elements, ids, k, place(call))
+        except S2CError:
+            for tensor in ids if self.per_step else ():
+                which, _, _, _ = self.elements.read(tensor.clamp(min=0))
+                names = [self.elements.signals[i].name for i in torch.unique(which).tolist()]
+                if len(names) > 1 and origin(self.builder.nodes, names) is not None:
+                    raise S2CError(
+                        "norms that differ from step to step feed something other than a neuron",
+                        where=place(call),
+                        why=f"{', '.join(names[:3])} take turns; only a neuron that counts steps can tell them apart",
+                        fix="put such norms right in front of a LIF, not in front of a sum or another layer",
+                    ) from None
+            raise
 
     def signal(self, pattern: Pattern, call: Call, argument: int = 0) -> Signal:
         """The signal that holds a pattern, which is the ``argument``-th traced tensor of a call.

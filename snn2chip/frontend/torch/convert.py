@@ -19,6 +19,7 @@ from snn2chip.frontend.torch.elements import CONSTANT, STATIC, Elements, Rows, S
 from snn2chip.frontend.torch.late import LateInputs
 from snn2chip.frontend.torch.operations import translate
 from snn2chip.frontend.torch.opnames import only_moves
+from snn2chip.frontend.torch.per_step import PER_STEP, joined, origin
 from snn2chip.frontend.torch.places import handed_states, places
 from snn2chip.frontend.torch.recorder import Call, Recording, Ref
 from snn2chip.ir.graph import Coding, Edge, Graph, Node, Port, Source, in_order
@@ -71,18 +72,20 @@ def convert(
     output: Ref,
     readout: How | None,
     dt: float | None,
+    per_step: bool = False,
 ) -> Traced:
     """The graph of a recording.
 
     Args:
         output: the deployed output.
         readout: how outputs of every step are read out, where the model returns one per step.
+        per_step: whether norms may differ from step to step.
 
     Raises:
         S2CError: something the deployed output depends on is no spiking network; the message says what and where.
     """
     x = recording.input.values[0]
-    work = _Conversion(model, recording, cells, layout, steps, x.shape[layout.batch_axis])
+    work = _Conversion(model, recording, cells, layout, steps, x.shape[layout.batch_axis], per_step)
     try:
         work.run(output)
         return work.finish(output, readout, dt)
@@ -112,13 +115,16 @@ class _Conversion:
         layout: Layout,
         steps: int,
         batch: int,
+        per_step: bool,
     ) -> None:
         self.model, self.recording, self.cells, self.layout = model, recording, cells, layout
         self.steps, self.batch = steps, batch
         self.elements = Elements(steps, batch)
         computing = frozenset(c.module for c in recording.calls if c.kind == "op" and not only_moves(c))
         self.builder = Builder(model, self.elements, computing)
-        self.context = Context(self.builder, self.elements, {})
+        self.context = Context(self.builder, self.elements, {}, per_step)
+        # What feeds a population at each step, where it is not the same.
+        self.fed_by: dict[str, list[Signal]] = {}
         self.populations: dict[tuple[str, int], tuple[Signal, Signal]] = {}
         self.places = places(recording, cells)
         self.late = LateInputs(self.context)
@@ -217,13 +223,9 @@ class _Conversion:
             out = self._population(call, signal, self._started(call, cell), place)
             self.populations[call.module, place] = signal, out
         fed, out = self.populations[call.module, place]
+        self.fed_by.setdefault(out.name, []).append(signal)
         if signal is not fed:
-            raise S2CError(
-                "the network is not the same at every step",
-                where=str(call.source),
-                why=f"step {step} feeds {call.module} from {signal.name or 'a sum over time'}, step 0 from {fed.name}",
-                fix="a graph is one step, repeated: remove the branch on the step, or share the layers",
-            )
+            self._check_norms(call, [fed, signal])
         self._check_states(call, cell, out, step)
         return out, [found], step
 
@@ -240,8 +242,25 @@ class _Conversion:
         found = [self._rows(call, cell, part.contiguous()) for part in ids.unbind(cell.time_axis)]
         signals = [self._expect(call, rows, step) for step, rows in enumerate(found)]
         if any(signal is not signals[0] for signal in signals):
-            raise S2CError("the network is not the same at every step", where=str(call.source))
-        return self._population(call, signals[0], self._started(call, cell), call.index), found, 0
+            self._check_norms(call, signals)
+        out = self._population(call, signals[0], self._started(call, cell), call.index)
+        self.fed_by[out.name] = signals
+        return out, found, 0
+
+    def _check_norms(self, call: Call, signals: list[Signal]) -> None:
+        """Raise unless what differs from step to step are norms, and that was asked for."""
+        nodes, names = self.builder.nodes, [signal.name for signal in signals]
+        norms = all(s.over_time is None and s.port == "out" for s in signals) and origin(nodes, names) is not None
+        if norms and self.context.per_step and self.cells[call.module].feed is None:
+            return
+        other = next(signal for signal in signals if signal is not signals[0])
+        raise S2CError(
+            "the network is not the same at every step",
+            where=str(call.source),
+            why=f"{call.module} is fed from {other.name or 'a sum over time'} at one step, from {names[0]} at another",
+            fix="a graph is one step, repeated: remove the branch on the step, or share the layers"
+            + (f"; {PER_STEP}" if norms and not self.context.per_step else ""),
+        )
 
     def _rows(self, call: Call, cell: Cell, ids: Tensor) -> Rows:
         """Rows of one step's input, taken apart as far as the synapse inside the module does not change them."""
@@ -381,6 +400,9 @@ class _Conversion:
         how, signal = self._how(signal, found, end, readout)
         if signal.late:
             raise S2CError("the deployed output is a value of an earlier step", where=where, fix="return it undelayed")
+        for population, feeds in self.fed_by.items():
+            if any(fed is not feeds[0] for fed in feeds):
+                joined(self.builder.nodes, population, [fed.name for fed in feeds], feeds[0].shape)
         nodes = list(self.builder.nodes.values())
         edge = Edge(signal.name, port=signal.port)  # type: ignore[arg-type]
         taken = {node.name for node in nodes} | {"readout", "output"} & {p for p, _ in self.model.named_modules()}

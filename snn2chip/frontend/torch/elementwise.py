@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,10 @@ from snn2chip.frontend.torch.context import (
 )
 from snn2chip.frontend.torch.elements import STATIC, Rows, Signal, TimesDifferError
 from snn2chip.frontend.torch.opnames import translated
+from snn2chip.frontend.torch.per_step import PER_STEP
 from snn2chip.frontend.torch.recorder import Call
 from snn2chip.ir import layers as L
+from snn2chip.ir.layers import Array
 
 
 def _add(context: Context, call: Call) -> list[Value]:
@@ -103,7 +106,15 @@ def _shifted(context: Context, call: Call, data: Tensor, value: Tensor) -> Tenso
     if not bool((value != 0).any()):
         return data
     found = context.rows(call, [data], 0)
-    constant = _per_sample(call, value, data, found)
+    if (rows := _differing(context, call, value, data, found)) is not None:
+        return _by_row(context, call, found, rows, lambda constant: _shift(call, constant, found, 1.0))
+    constant = _per_sample(value, data, found)
+    offset = _shift(call, constant, found, 1.0).bias
+    return affine(context, call, found, offset.tobytes(), lambda share: _shift(call, constant, found, share), True)
+
+
+def _shift(call: Call, constant: Array, found: Rows, share: float) -> L.BatchNorm:
+    """The batch norm that adds a constant of one sample."""
     shape = found.patterns[0].shape
     channels = shape[0] if shape else 1
     per_channel = np.broadcast_to(constant, shape).reshape(channels, -1)
@@ -113,8 +124,7 @@ def _shifted(context: Context, call: Call, data: Tensor, value: Tensor) -> Tenso
         )
     offset = np.ascontiguousarray(per_channel[:, 0])
     one, zero = np.ones_like(offset), np.zeros_like(offset)
-    layer = lambda share: L.BatchNorm(one, offset * offset.dtype.type(share), zero, one, 0.0)  # noqa: E731
-    return affine(context, call, found, offset.tobytes(), layer, True)
+    return L.BatchNorm(one, offset * offset.dtype.type(share), zero, one, 0.0)
 
 
 def scaled(context: Context, call: Call, data: Tensor, value: Tensor) -> Tensor:
@@ -122,7 +132,9 @@ def scaled(context: Context, call: Call, data: Tensor, value: Tensor) -> Tensor:
     if value.ndim == 0 and bool(value == 1):
         return data
     found = context.rows(call, [data], 0)
-    constant = _per_sample(call, value, data, found)
+    if (rows := _differing(context, call, value, data, found)) is not None:
+        return _by_row(context, call, found, rows, L.Scale)
+    constant = _per_sample(value, data, found)
     signal = context.signal(found.patterns[0], call)
     if isinstance(signal.over_time, dict) and constant.ndim == 0:
         parts = {s: tuple(float(constant) * c for c in cs) for s, cs in signal.over_time.items()}
@@ -134,19 +146,50 @@ def scaled(context: Context, call: Call, data: Tensor, value: Tensor) -> Tensor:
     return affine(context, call, found, key, lambda share: L.Scale(constant), False)
 
 
-def _per_sample(call: Call, value: Tensor, data: Tensor, found: Rows) -> Any:
-    """A constant as it meets one sample at one step, of the smallest shape that broadcasts."""
+def _differing(context: Context, call: Call, value: Tensor, data: Tensor, found: Rows) -> Tensor | None:
+    """The constant of every row [rows, ...], where they are not all the same one.
+
+    Raises:
+        S2CError: they differ, and that was not asked for.
+    """
     if value.numel() == 1:
-        return as_array(value.reshape(()))
+        return None
     spread = found.arrange(value.broadcast_to(data.shape).contiguous())
-    if bool((spread != spread[:1]).any()):
+    if not bool((spread != spread[:1]).any()):
+        return None
+    if not context.per_step:
         raise S2CError(
             "a constant differs from step to step or from sample to sample",
             where=place(call),
             why="weights or scales per time step (TEBN and the like) are not one network repeated T times",
-            fix="train with parameters shared by all steps",
+            fix=f"train with parameters shared by all steps; {PER_STEP}",
         )
-    constant = as_array(spread[0])
+    return spread
+
+
+def _by_row(context: Context, call: Call, found: Rows, rows: Tensor, layer: Callable[[Array], L.Layer]) -> Tensor:
+    """A layer of its own for the rows of each constant; the neuron behind them puts the steps together again."""
+    signal = context.signal(found.patterns[0], call)
+    per_step(call, [signal])
+    constants, which = torch.unique(rows.flatten(1), dim=0, return_inverse=True)
+    ids = torch.empty((len(rows), *signal.shape), dtype=torch.int64)
+    for i in dict.fromkeys(which.tolist()):
+        constant = _smallest(as_array(constants[i].reshape(rows.shape[1:])))
+        key = (constant.shape, constant.tobytes())
+        made = context.builder.add(layer(constant), [signal], key, call.source, call.name)
+        own = context.elements.ids(made, found.t, found.n)
+        ids = torch.where((which == i).reshape(-1, *[1] * len(signal.shape)), own, ids)
+    return found.put_back(ids.reshape(len(rows), *found.lead, *signal.shape[len(found.lead) :]))
+
+
+def _per_sample(value: Tensor, data: Tensor, found: Rows) -> Array:
+    """A constant as it meets one sample at one step, of the smallest shape that broadcasts."""
+    if value.numel() == 1:
+        return as_array(value.reshape(()))
+    return _smallest(as_array(found.arrange(value.broadcast_to(data.shape).contiguous())[0]))
+
+
+def _smallest(constant: Array) -> Array:
     for axis in range(constant.ndim):
         first = constant.take([0], axis)
         if (constant == first).all():

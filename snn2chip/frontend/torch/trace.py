@@ -43,6 +43,7 @@ def trace(
     readout: Literal["mean", "sum", "last", "max"] | None = None,
     input_time_axis: TimeAxis = ...,
     dt: float | None = None,
+    per_step: bool = False,
 ) -> Graph:
     """Turn a trained model into a Graph, without editing it, and prove that the two are the same network.
 
@@ -67,6 +68,8 @@ def trace(
         input_time_axis: axis of the example that is time, None if the data is the same at every step. Found if left
         out.
         dt: seconds per step, kept for the report.
+        per_step: let norms in front of LIF neurons differ from step to step (TEBN, BNTT): each such neuron then has a
+            factor and an offset for every step, which only a chip with programmable neurons can run.
 
     Returns:
         The Graph: layers named by the user's module paths, shapes without batch and time.
@@ -85,6 +88,7 @@ def trace(
         readout=readout,
         input_time_axis=input_time_axis,
         dt=dt,
+        per_step=per_step,
     )
     with preserved(model):
         traced, layout = work.trace()
@@ -104,6 +108,7 @@ def job(
     readout: How | None = None,
     input_time_axis: TimeAxis = ...,
     dt: float | None = None,
+    per_step: bool = False,
 ) -> Job:
     """The arguments of :func:`trace`, checked.
 
@@ -119,7 +124,7 @@ def job(
     if dt is not None and not dt > 0:
         raise UsageError(f"dt is {dt!r}", fix="give seconds per step")
     _check_weights(model)
-    return Job(model, _as_tensor(example), time_steps, run, output, readout, input_time_axis, dt)
+    return Job(model, _as_tensor(example), time_steps, run, output, readout, input_time_axis, dt, per_step)
 
 
 def _as_tensor(example: Any) -> Tensor:
@@ -165,6 +170,7 @@ class Job:
     readout: How | None
     input_time_axis: TimeAxis
     dt: float | None
+    per_step: bool = False
     survey: Survey = field(default_factory=Survey)
     driven: Layout | None = None
     plain: dict[str, Cell] = field(default_factory=dict)
@@ -219,7 +225,9 @@ class Job:
         readout = None if self.driven else self.readout
 
         def made(recording: Recording) -> Traced:
-            return convert(self.model, recording, cells, layout, steps, self._deployed(recording), readout, self.dt)
+            return convert(
+                self.model, recording, cells, layout, steps, self._deployed(recording), readout, self.dt, self.per_step
+            )
 
         try:
             return made(recording)

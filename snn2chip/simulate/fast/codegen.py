@@ -106,7 +106,7 @@ def population_source(step: Step, ranges: Ranges | None, way_in: WayIn, record: 
         *(f"            h_{name}_ = h_{name}[t, lo : lo + n]" for name in recorded),
         "            count = int32(0)",
         "            for i in range(n):",
-        *(f"                {name} = {names[name]}_[i]" for name in live),
+        *(f"                {_entered(name)} = {names[name]}_[i]" for name in live),
         *(f"                {line}" for line in body.lines),
         *(f"                {names[name]}_[i] = {new[name]}" for name in live),
         *(f"                h_{name}_[i] = {new[name]}" for name in recorded),
@@ -116,6 +116,11 @@ def population_source(step: Step, ranges: Ranges | None, way_in: WayIn, record: 
         "",
     ]
     return Source("\n".join(lines), bits, live, recorded, used)
+
+
+def _entered(name: str) -> str:
+    """The kernel's name for an input or for a state as it was: states may be called like the kernel's own counters."""
+    return f"{name}_in"
 
 
 def _events(cast: str) -> list[str]:
@@ -147,7 +152,7 @@ class _Body:
             for i, gain in enumerate(way_in.gained)
         ] + (["r_[i]"] if way_in.recurrent else [])
         total = functools.reduce(lambda sum_, term: f"{self.cast}({sum_} + {term})", terms)
-        self.lines.append(f"a = {total}")
+        self.lines.append(f"{_entered('a')} = {total}")
         self._check(step.trace.leaf("input", "a"))
 
     @property
@@ -171,7 +176,7 @@ class _Body:
         if e.op == "const":
             return str(e.args[0]) if isinstance(e.args[0], bool) else f"{self.cast}({e.args[0]})"
         if e.op == "input":
-            return str(e.args[0])
+            return _entered(e.args[0])
         if e.op == "param":
             self._params.add(e.args[0])
             return self._assigned(f"p{e.args[0]}_[i]")

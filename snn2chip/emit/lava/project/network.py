@@ -135,7 +135,7 @@ def _value(key, value, arrays):
     if key == "sign_mode":
         return SignMode[value]
     if isinstance(value, list):
-        return tuple(value)
+        return tuple(_value(key, item, arrays) for item in value)
     if not isinstance(value, dict):
         return value
     if "array" in value:

@@ -23,8 +23,9 @@ def lively(net: nn.Module, seed: int = 0) -> nn.Module:
             if isinstance(m, nn.modules.batchnorm._BatchNorm):
                 m.running_mean.copy_(torch.randn(m.running_mean.shape, generator=g) * 0.1)
                 m.running_var.copy_(torch.rand(m.running_var.shape, generator=g) + 0.3)
-                if m.affine:
+                if m.weight is not None:
                     m.weight.copy_(torch.rand(m.weight.shape, generator=g) + 1.0)
+                if m.bias is not None:
                     m.bias.copy_(torch.rand(m.bias.shape, generator=g) * 0.9)
             elif isinstance(m, nn.Linear | nn.modules.conv._ConvNd):
                 scale = (6.0 if isinstance(m, nn.Linear) else 2.0) / np.sqrt(m.weight[0].numel())

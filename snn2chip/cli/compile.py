@@ -97,9 +97,9 @@ def command(
     tested = None if data is None else load_data(data)
     calibrating = _calibration(calibration, tested)
     hashes = {name: d.sha256 for name, d in (("data file", tested), ("calibration file", calibrating)) if d}
-    network, named = _network(model, weights, time_steps, of_file)
     if per_step_norm and model.endswith((".nir", ".onnx")):
         raise UsageError("--per-step-norm is for torch models", fix="leave it out: a file holds one step")
+    network, named = _network(model, weights, time_steps, of_file)
     named |= {"per_step": True} if per_step_norm else {}
     if weights is not None:
         hashes["weights file"] = file_digest(weights)

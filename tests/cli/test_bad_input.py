@@ -36,6 +36,7 @@ def refused(result, code: int, *parts: str) -> None:
         (("compile", "user.py:network", *DATA, "--passes", "prun"), ("no pass 'prun'", "did you mean prune?")),
         (("compile", "user.py:network", *DATA, "--against", "lave"), ("called 'lave'", "lava-runtime")),
         (("compile", "user.py:network", *DATA, "--reset", "zero"), ("--reset is for .nir models",)),
+        (("compile", "net.nir", *DATA, "--per-step-norm"), ("--per-step-norm is for torch models",)),
         (("compile", "user.py:network", "--data", "data.txt"), ("'data.txt' is no data", ".npz or .npy")),
         (("simulate", "built"), ("Missing option '--data'",)),
         (("simulate", "built", *DATA, "--record", "u"), ("--record needs a place", "--output")),

@@ -19,7 +19,7 @@ from snn2chip.frontend.torch.elements import CONSTANT, STATIC, Elements, Rows, S
 from snn2chip.frontend.torch.late import LateInputs
 from snn2chip.frontend.torch.operations import translate
 from snn2chip.frontend.torch.opnames import only_moves
-from snn2chip.frontend.torch.per_step import PER_STEP, joined, origin
+from snn2chip.frontend.torch.per_step import PER_STEP, NormsDifferError, joined, origin
 from snn2chip.frontend.torch.places import handed_states, places
 from snn2chip.frontend.torch.recorder import Call, Recording, Ref
 from snn2chip.ir.graph import Coding, Edge, Graph, Node, Port, Source, in_order
@@ -254,7 +254,8 @@ class _Conversion:
         if norms and self.context.per_step and self.cells[call.module].feed is None:
             return
         other = next(signal for signal in signals if signal is not signals[0])
-        raise S2CError(
+        refusal = NormsDifferError if norms else S2CError
+        raise refusal(
             "the network is not the same at every step",
             where=str(call.source),
             why=f"{call.module} is fed from {other.name or 'a sum over time'} at one step, from {names[0]} at another",

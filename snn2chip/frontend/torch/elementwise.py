@@ -25,7 +25,7 @@ from snn2chip.frontend.torch.context import (
 )
 from snn2chip.frontend.torch.elements import STATIC, Rows, Signal, TimesDifferError
 from snn2chip.frontend.torch.opnames import translated
-from snn2chip.frontend.torch.per_step import PER_STEP
+from snn2chip.frontend.torch.per_step import PER_STEP, NormsDifferError
 from snn2chip.frontend.torch.recorder import Call
 from snn2chip.ir import layers as L
 from snn2chip.ir.layers import Array
@@ -158,7 +158,7 @@ def _differing(context: Context, call: Call, value: Tensor, data: Tensor, found:
     if not bool((spread != spread[:1]).any()):
         return None
     if not context.per_step:
-        raise S2CError(
+        raise NormsDifferError(
             "a constant differs from step to step or from sample to sample",
             where=place(call),
             why="weights or scales per time step (TEBN and the like) are not one network repeated T times",

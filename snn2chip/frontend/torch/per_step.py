@@ -21,6 +21,10 @@ from snn2chip.neurons.per_step import PerStepLIF
 PER_STEP = "or ask for factors per step in front of the neurons: trace(..., per_step=True), --per-step-norm"
 
 
+class NormsDifferError(S2CError):
+    """Norms differ from step to step, which was not asked for."""
+
+
 def origin(nodes: Mapping[str, Node], names: Sequence[str]) -> str | None:
     """The node from which all of these come through batch norms and scales alone; None where there is none."""
     chains = [_chain(nodes, name) for name in names]

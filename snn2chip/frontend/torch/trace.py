@@ -20,6 +20,7 @@ from snn2chip.frontend.torch.convert import ConversionError, How, Layout, Traced
 from snn2chip.frontend.torch.deployed import Deployed, Select, state_to_hand_back
 from snn2chip.frontend.torch.feedback import with_late_inputs
 from snn2chip.frontend.torch.gate import check_equal
+from snn2chip.frontend.torch.per_step import NormsDifferError
 from snn2chip.frontend.torch.recorder import Recording, Ref, record
 from snn2chip.frontend.torch.regions import extract, thresholds
 from snn2chip.frontend.torch.state import preserved, reset
@@ -232,6 +233,8 @@ class Job:
         try:
             return made(recording)
         except ConversionError as failure:
+            if isinstance(failure.error, NormsDifferError):
+                raise
             try:
                 recurrent = with_late_inputs(recording, steps, cells)
             except S2CError as error:

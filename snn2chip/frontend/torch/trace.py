@@ -233,15 +233,19 @@ class Job:
         try:
             return made(recording)
         except ConversionError as failure:
-            if isinstance(failure.error, NormsDifferError):
-                raise
             try:
                 recurrent = with_late_inputs(recording, steps, cells)
             except S2CError as error:
                 raise ConversionError(error, failure.reached) from None
             if recurrent is None:
                 raise
-            return made(recurrent)
+            try:
+                return made(recurrent)
+            except ConversionError:
+                # Norms that take turns look like values handed on from step to step, and are none.
+                if isinstance(failure.error, NormsDifferError):
+                    raise failure from None
+                raise
 
     def _with_doubts(self, error: S2CError) -> S2CError:
         """The error; or, where it is about the code of a module that fires, why that is no neuron that is known."""

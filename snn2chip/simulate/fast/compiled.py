@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import inspect
 import os
 import stat
 import sys
@@ -16,6 +17,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from snn2chip.atomic import atomic_file
 
@@ -67,32 +70,51 @@ def from_source(text: str, *example: Any) -> Callable[..., None]:
 
     A damaged cache costs a compilation, nothing else.
     """
-    key = (text, tuple(str(getattr(a, "dtype", "")) for a in example))
+    types = tuple(str(getattr(a, "dtype", "")) for a in example)
     with _lock:
-        if key not in _loaded:
-            _loaded[key] = _compiled(text, example)
-        return _loaded[key]
+        if (text, types) not in _loaded:
+            _loaded[text, types] = _compiled(text, types, example)
+        return _loaded[text, types]
 
 
-def _compiled(text: str, example: tuple[Any, ...]) -> Callable[..., None]:
+def from_function(function: Callable[..., None]) -> Callable[..., None]:
+    """A function of this package on contiguous arrays and numbers, compiled once for each combination of dtypes."""
+    source = inspect.getsource(function).replace(f"def {function.__name__}(", "def kernel(", 1)
+    text = f"from __future__ import annotations\n\nfrom typing import Any\n\n\n{source}"
+
+    def run(*args: Any) -> None:
+        nothing = (np.empty((0,) * a.ndim, a.dtype) if isinstance(a, np.ndarray) else a for a in args)
+        from_source(text, *nothing)(*args)
+
+    return run
+
+
+def _compiled(text: str, types: tuple[str, ...], example: tuple[Any, ...]) -> Callable[..., None]:
     folder = cache_folder()
     if folder is not None:
         try:
-            kept = _jit(_imported(folder, text), cache=True)
+            kept = _jit(_imported(folder, text, types), cache=True)
             kept(*example)
-            return kept
+            # Another layout of an array would be compiled into the same file.
+            kept.disable_compile()
+            found: Callable[..., None] = kept
+            return found
         except Exception:  # whatever unpickling machine code of another day can raise
             pass
     space: dict[str, Any] = {}
     exec(compile(text, "<generated kernel>", "exec"), space)
-    fresh = _jit(space["kernel"], cache=False)
+    fresh: Callable[..., None] = _jit(space["kernel"], cache=False)
     fresh(*example)
     return fresh
 
 
-def _imported(folder: Path, text: str) -> Callable[..., None]:
-    """The function, from a file of that text: numba keys its cache by the file, and asks for the module by name."""
-    name = f"snn2chip_kernel_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+def _imported(folder: Path, text: str, types: tuple[str, ...]) -> Callable[..., None]:
+    """The function, from a file of that text: numba keys its cache by the file, and asks for the module by name.
+
+    Each combination of argument types has a file of its own: two processes that compile one file for different types at
+    the same time can leave numba an index that names the other's machine code.
+    """
+    name = f"snn2chip_kernel_{hashlib.sha256(repr((text, types)).encode()).hexdigest()[:32]}"
     path = folder / f"{name}.py"
     if not path.is_file() or path.read_text() != text:
         with atomic_file(path) as temporary:
@@ -106,16 +128,7 @@ def _imported(folder: Path, text: str) -> Callable[..., None]:
     return function
 
 
-def jit(function: Callable[..., None]) -> Callable[..., None]:
-    """A function of this package, compiled on its first call."""
-    try:
-        return _jit(function, cache=True)
-    except RuntimeError:
-        return _jit(function, cache=False)
-
-
-def _jit(function: Callable[..., None], cache: bool) -> Callable[..., None]:
+def _jit(function: Callable[..., None], cache: bool) -> Any:
     import numba
 
-    compiled: Callable[..., None] = numba.njit(cache=cache, **_OPTIONS)(function)
-    return compiled
+    return numba.njit(cache=cache, **_OPTIONS)(function)

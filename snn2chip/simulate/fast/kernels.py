@@ -12,13 +12,13 @@ from snn2chip.simulate.fast import compiled
 @functools.cache
 def pool_kernel() -> Callable[..., None]:
     """``pool(x [B,H,W,C], out [B,h,w,C], kernel h, w, stride h, w, padding h, w, largest)``: maximum, else sum."""
-    return compiled.jit(_pool)
+    return compiled.from_function(_pool)
 
 
 @functools.cache
 def count_kernel() -> Callable[..., None]:
     """``count(x [B,P,C], places [K], weights [K], out [B])``: nonzero values at these places, times their weights."""
-    return compiled.jit(_count)
+    return compiled.from_function(_count)
 
 
 def _pool(x: Any, out: Any, kh: int, kw: int, sh: int, sw: int, ph: int, pw: int, largest: bool) -> None:

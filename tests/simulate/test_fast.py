@@ -98,7 +98,7 @@ def chunks(size: int, threads: int = 1) -> Iterator[None]:
 def interpreted() -> Iterator[None]:
     """Generated kernels run by Python on numpy's scalars, which tell of every overflow of 32 bits."""
 
-    def in_python(text: str, example: tuple[Any, ...]) -> Any:
+    def in_python(text: str, types: tuple[str, ...], example: tuple[Any, ...]) -> Any:
         space: dict[str, Any] = {}
         exec(compile(text, "<generated kernel>", "exec"), space)
         overflow = "raise" if "a = int32(" in text else "ignore"
@@ -692,6 +692,20 @@ def test_a_damaged_cache_costs_a_compilation(tmp_path: Path, monkeypatch: pytest
         compiled.from_source(TEXT, 0, x)(3, x)
         np.testing.assert_array_equal(x, 7)
     assert list(tmp_path.rglob("*.nbi"))
+
+
+def test_every_combination_of_types_has_a_cache_file_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes that compile one file for different types at once can be handed each other's machine code."""
+    monkeypatch.setenv(compiled.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(compiled, "_loaded", {})
+    for dtype in (np.int32, np.int64):
+        x = np.zeros(3, dtype)
+        compiled.from_source(TEXT, 0, x)(3, x)
+        np.testing.assert_array_equal(x, 7)
+    indices = list(tmp_path.rglob("*.nbi"))
+    assert len(indices) == len(list(tmp_path.rglob("*.nbc"))) == 2
 
 
 # --- the door ---

@@ -8,15 +8,15 @@ confirmed by running both, bit for bit where the operations are the same. What t
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from snn2chip.errors import S2CError, UsageError
+from snn2chip.frontend.ending import with_readout
 from snn2chip.frontend.hdf5 import located
 from snn2chip.frontend.onnx.builder import Builder
 from snn2chip.frontend.onnx.file import opened
@@ -25,8 +25,8 @@ from snn2chip.frontend.onnx.populations import populations
 from snn2chip.frontend.onnx.scan import TimeLoop, has_loop, time_loop
 from snn2chip.frontend.onnx.states import Tensor, paired
 from snn2chip.frontend.onnx.step import State, Step, initializers
-from snn2chip.ir import layers as L
-from snn2chip.ir.graph import Coding, Edge, Graph, Node, in_order
+from snn2chip.frontend.options import check_dt, check_time_steps, one_of
+from snn2chip.ir.graph import Coding, Graph, in_order
 from snn2chip.ir.layers import Array, Shape
 
 _READOUTS = ("sum", "mean", "last", "max", "none")
@@ -82,29 +82,22 @@ def read_graph(
                     why="a model of one time step does not say what becomes of its outputs",
                     fix='give readout="sum", "mean", "last" or "max" over the steps, or "none" for all of them',
                 )
-            if coding == "direct" and time_steps is None:
-                raise UsageError(
-                    "time_steps is missing", why="with direct coding the data does not show it", fix="give time_steps"
-                )
+            check_time_steps(time_steps, coding)
             loop = TimeLoop(loop.step, loop.output, time_steps, coding or "steps", readout)
         found = populations(loop.step)
         builder = Builder(loop.step, found)
         edge = builder.build(loop.output)
-        nodes = _finished(builder.nodes, edge, loop.readout)
+        nodes = with_readout(builder.nodes.values(), edge, loop.readout)
         graph = Graph(in_order(nodes), loop.time_steps, loop.coding, dt, f"onnx file {Path(path).name}").verify()
         check_equal(graph, loop.step, builder.populations, Path(path).name)
     return graph
 
 
 def _check_choices(readout: str | None, coding: str | None, time_steps: int | None, dt: float | None) -> None:
-    allowed = (("readout", readout, _READOUTS), ("coding", coding, get_args(Coding)))
-    for name, value, values in allowed:
-        if value is not None and value not in values:
-            raise UsageError(f"{name} cannot be {value!r}", fix=f"use one of {', '.join(map(repr, values))}")
-    if time_steps is not None and not (isinstance(time_steps, int) and time_steps >= 1):
-        raise UsageError(f"time_steps is {time_steps!r}", fix="give the number of time steps of one sample, 1 or more")
-    if dt is not None and not (isinstance(dt, (int, float)) and 0 < dt < math.inf):
-        raise UsageError(f"dt is {dt!r}", fix="give the seconds of one time step, e.g. dt=1e-4")
+    one_of("readout", readout, (None, *_READOUTS))
+    one_of("coding", coding, (None, *get_args(Coding)))
+    check_time_steps(time_steps)
+    check_dt(dt)
 
 
 def _tensors(model: Any) -> tuple[list[Tensor], list[Tensor]]:
@@ -256,17 +249,3 @@ def _reconciled(loop: TimeLoop, readout: str | None, coding: str | None, time_st
     if readout is not None and loop.readout not in ("none", readout):
         raise UsageError(f"readout={readout!r} contradicts the file", why=f"it has {loop.readout!r} over time")
     return TimeLoop(loop.step, loop.output, time_steps or loop.time_steps, loop.coding, readout or loop.readout)
-
-
-def _finished(nodes: Mapping[str, Node], edge: Edge, readout: str) -> list[Node]:
-    """The nodes with the read-out and the Output at the end, on the host."""
-    every = list(nodes.values())
-    if readout != "none":
-        name = _free("readout", nodes)
-        every.append(Node(name, L.Readout(cast(Any, readout)), (edge,), placement="host"))
-        edge = Edge(name)
-    return [*every, Node(_free("output", nodes), L.Output(), (edge,), placement="host")]
-
-
-def _free(name: str, taken: Mapping[str, Node]) -> str:
-    return name if name not in taken else f"network {name}"

@@ -27,6 +27,10 @@ class Fields:
 
     def array(self, field: str) -> Array:
         """A numeric field: finite, float as stored, integers as float32."""
+        value = self._numbers(field)
+        return value if value.dtype.kind == "f" else value.astype(np.float32)
+
+    def _numbers(self, field: str) -> Array:
         if field not in self.fields:
             raise S2CError(f"the node has no {field}", where=self.where, fix="export the network again")
         value = np.asarray(self.fields[field])
@@ -39,18 +43,18 @@ class Fields:
                 where=self.where,
                 fix="the training diverged, or the file is damaged: export weights that are finite",
             )
-        return value if value.dtype.kind == "f" else value.astype(np.float32)
+        return value
 
     def integers(self, field: str, count: int) -> tuple[int, ...]:
         """``count`` whole numbers, one number standing for all."""
-        value = self.array(field).ravel()
+        value = self._numbers(field).ravel()
         if value.size not in (1, count) or (value != np.rint(value)).any():
             raise S2CError(f"{field} is {value.tolist()}", where=self.where, why=f"it takes {count} whole numbers")
         return tuple(int(v) for v in np.broadcast_to(value, count))
 
     def shape(self, field: str) -> Shape:
         """A shape without batch and time."""
-        value = self.array(field).ravel()
+        value = self._numbers(field).ravel()
         if not value.size or (value < 1).any() or (value != np.rint(value)).any():
             raise S2CError(
                 f"{field} is {value.tolist()}", where=self.where, why="a shape is a list of whole numbers above 0"
@@ -68,23 +72,31 @@ def fitted(value: Array, shape: Shape | None, where: str, field: str) -> Array:
     Raises:
         S2CError: it fits in no way, or in two.
     """
-    if value.size and (value == value.flat[0]).all():
-        return value.reshape(-1)[:1].reshape(())
-    if shape is None:
-        return value
+    uniform = bool(value.size) and bool((value == value.flat[0]).all())
+    if shape is None or value.size == 1:
+        return value.reshape(-1)[:1].reshape(()) if uniform else value
     if value.ndim == 1 and len(shape) > 1 and value.shape[0] == shape[0] and value.shape[0] != shape[-1]:
         value = value.reshape(-1, *(1,) * (len(shape) - 1))
     try:
         fits = np.broadcast_shapes(value.shape, shape) == shape
     except ValueError:
         fits = False
+    if fits and uniform:
+        return value.reshape(-1)[:1].reshape(())
     if not fits or (value.ndim == 1 and len(shape) > 1):
         raise S2CError(
             f"{field} has shape {value.shape}, which does not fit {shape} neurons",
             where=where,
-            fix="export one value per neuron",
+            why="it takes one value per neuron, or one for all",
         )
     if value.shape == shape and len(shape) > 1:
         first = value[(slice(None), *(slice(0, 1),) * (len(shape) - 1))]
         return first if (value == first).all() else value
     return value
+
+
+def noted_dt(tree: Tree) -> float | None:
+    """The time step that a graph's metadata note, if it is a number."""
+    metadata = tree.get("metadata")
+    value = np.asarray(metadata.get("dt", np.nan) if isinstance(metadata, dict) else np.nan)
+    return float(value) if value.ndim == 0 and value.dtype.kind in "iuf" and np.isfinite(value) else None

@@ -14,7 +14,7 @@ from snn2chip.ir.layers import Shape
 def linear(node: Fields, shape: Shape | None, choices: Choices) -> L.Layer:
     """Linear and Affine."""
     weight = node.array("weight")
-    bias = node.array("bias") if node.fields["type"] == "Affine" else None
+    bias = node.array("bias") if node.fields["type"] == "Affine" or node.has("bias") else None
     if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
         shown = "" if bias is None else f" and a bias of shape {bias.shape}"
         raise S2CError(

@@ -13,7 +13,9 @@ late: the recurrent synapse reads the spikes of the step before.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from snn2chip.errors import S2CError, UsageError
@@ -21,15 +23,17 @@ from snn2chip.frontend.ending import with_readout
 from snn2chip.frontend.hdf5 import Tree, located, opened, read_tree, refuse_format
 from snn2chip.frontend.nir.choices import (
     Choices,
+    InputGain,
     Integration,
     IntegratorGain,
     ReadoutKind,
     ResetKind,
+    Start,
     check_choices,
 )
-from snn2chip.frontend.nir.fields import Fields
+from snn2chip.frontend.nir.fields import Fields, noted_dt
 from snn2chip.frontend.nir.layers import conv, delay, flatten, linear, pool, scale
-from snn2chip.frontend.nir.neurons import neuron, threshold
+from snn2chip.frontend.nir.neurons import PARAMETERS, POPULATIONS, neuron, threshold
 from snn2chip.frontend.nir.structure import Links, cut_loops, inlined, reaching
 from snn2chip.ir import layers as L
 from snn2chip.ir.graph import Coding, Edge, Graph, Node, Source, in_order
@@ -37,6 +41,7 @@ from snn2chip.ir.layers import Shape
 from snn2chip.ir.program import Program
 from snn2chip.ir.program_file import digest, unpack
 from snn2chip.neurons.base import Fire, ResetTiming
+from snn2chip.neurons.lif import LIF
 
 
 def read_graph(
@@ -45,10 +50,12 @@ def read_graph(
     dt: float | None = None,
     reset: ResetKind | Mapping[str, ResetKind] | None = None,
     time_steps: int | None = None,
-    fire: Fire = ">",
-    reset_timing: ResetTiming = "same",
+    fire: Fire | Mapping[str, Fire] = ">",
+    reset_timing: ResetTiming | Mapping[str, ResetTiming] = "same",
     integration: Integration = "euler",
-    integrator_gain: IntegratorGain | None = None,
+    integrator_gain: IntegratorGain | Mapping[str, IntegratorGain] | None = None,
+    input_gain: InputGain | Mapping[str, InputGain] = "equation",
+    start: Start | Mapping[str, Start] | None = None,
     readout: ReadoutKind = "sum",
     output: str | None = None,
     coding: Coding = "steps",
@@ -58,16 +65,21 @@ def read_graph(
     Args:
         path: the ``.nir`` file.
         dt: seconds per time step; needed as soon as the file holds a neuron with a time constant or a delay.
-        reset: what a spike does to the membrane, for all populations or by name: "zero", "v_reset" (to the file's
-            value), "subtract" (the threshold), "none". Needed where the file holds firing neurons with v_reset 0,
-            because exporters write that for every kind of reset.
+        reset: what a spike does to the membrane: "zero", "v_reset" (to the file's value), "subtract" (the threshold),
+            "none". Needed where the file holds firing neurons with v_reset 0, because exporters write that for every
+            kind of reset. This and the options of populations below: for all, or a dict by node name.
         time_steps: T of a sample; None takes it from the data.
         fire: the fire test; NIR and snnTorch ">", SpikingJelly ">=".
-        reset_timing: "same" (NIR; SpikingJelly; snnTorch "zero" gives the same spikes), "next" (snnTorch "subtract"),
-            "gate"; see ``snn2chip/neurons/lif.py``.
-        integration: "euler", or "exponential": decays exp(−dt/τ) and gains 1 − exp(−dt/τ) in place of dt/τ.
+        reset_timing: "same" (NIR; SpikingJelly; snnTorch's Leaky "zero" gives the same spikes), "next" (snnTorch
+            "subtract", and "zero" of its other neurons), "gate"; see ``snn2chip/neurons/lif.py``.
+        integration: "euler"; "exponential": decays exp(−dt/τ) and gains 1 − exp(−dt/τ) in place of dt/τ; "rockpool":
+            Rockpool's LIFTorch and ExpSynTorch, whose files state other gains than they run with.
         integrator_gain: what an input of 1 adds to an I or IF membrane in one step: "r*dt" (the equation, SpikingJelly)
             or "r" (inputs are impulses: sinabs, snnTorch). Asked for where r is 1 and the two differ.
+        input_gain: "equation", or "impulse": an input of 1 adds r to the membrane of LI and LIF (sinabs without
+            norm_input), and w_in to the current of CubaLI and CubaLIF (Norse).
+        start: the membrane at the start of every sample: "zero", "v_reset" (SpikingJelly) or "v_leak" (Norse). Left
+            out, it is zero, and a warning says so where the file's v_reset or v_leak is not.
         readout: what becomes of the T outputs; "none" returns them all.
         output: the node whose output is read; needed where the file has several Output nodes.
         coding: "steps": a sample is [T, ...]; "direct": [...], the same at every step.
@@ -79,24 +91,23 @@ def read_graph(
         UsageError: an option is missing, unknown, or contradicts the file.
         S2CError: the file cannot be read, holds an unknown node or a number that is none, or its shapes do not fit.
     """
-    check_choices(locals())
+    given = dict(locals())
+    check_choices(given)
     with opened(path) as file:
         refuse_format(file, path, "nir")
         tree = read_tree(file["node"])
-    choices = Choices(dt, reset, fire, reset_timing, integration, integrator_gain)
     with located(path):
         nodes, edges = inlined(tree)
-        for name, fields in nodes.items():
-            if fields["type"] not in _KNOWN:
-                raise S2CError(
-                    f"the file holds a node of type {fields['type']!r}",
-                    where=name,
-                    why=f"known are {', '.join(sorted([*_KNOWN, 'NIRGraph']))}",
-                    fix="replace it in the exporting tool, or pick an earlier node with output=",
-                )
+        choices = Choices.of(given, noted_dt(tree))
         last = _output(nodes, edges, output)
-        links = cut_loops(nodes, reaching(nodes, edges, last), last)
-        graph = _build(nodes, links, choices, readout, time_steps, coding)
+        used = reaching(nodes, edges, last)
+        _check_types({name: nodes[name] for edge in used for name in edge})
+        links = cut_loops(nodes, used, last)
+        with _batch_axis_suspected(nodes):
+            graph = _build(nodes, links, choices, readout, time_steps, coding)
+            _check_sizes(graph, nodes)
+        choices.check_names([name for name, fields in nodes.items() if fields["type"] in POPULATIONS])
+        _tell_starts(graph, choices)
         return _with_origin(graph, dt, path).verify()
 
 
@@ -136,6 +147,42 @@ def _output(nodes: Mapping[str, Tree], edges: Iterable[tuple[str, str]], asked: 
     if all(target != outputs[0] for _, target in edges):
         raise S2CError("nothing reaches the output", where=f"{outputs[0]} (Output)")
     return outputs[0]
+
+
+def _check_types(nodes: Mapping[str, Tree]) -> None:
+    for name, fields in nodes.items():
+        if fields["type"] not in _KNOWN:
+            raise S2CError(
+                f"the file holds a node of type {fields['type']!r}",
+                where=name,
+                why=f"known are {', '.join(sorted([*_KNOWN, 'NIRGraph']))}",
+                fix="replace it in the exporting tool, or pick an earlier node with output=",
+            )
+
+
+@contextmanager
+def _batch_axis_suspected(nodes: Mapping[str, Tree]) -> Iterator[None]:
+    """Say so where shapes do not fit and the Input begins with an axis of 1."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except S2CError as error:
+        inputs = [Fields(name, fields) for name, fields in nodes.items() if fields["type"] == "Input"]
+        shapes = [shape for node in inputs if len(shape := node.shape("shape")) > 1 and shape[0] == 1]
+        if shapes and not error.fix:
+            error.fix = f"if the first axis of the Input's {shapes[0]} is the batch, export the network without it"
+        raise
+
+
+def _check_sizes(graph: Graph, nodes: Mapping[str, Tree]) -> None:
+    """Parameters of nodes in a loop, whose shape was not known when they were read."""
+    shapes = graph.shapes()
+    for node in graph.neurons:
+        fields = Fields(node.name, nodes[node.name])
+        for name in PARAMETERS:
+            if fields.has(name):
+                fields.parameter(name, shapes[node.name])
 
 
 def _build(
@@ -188,6 +235,22 @@ def _finished(nodes: list[Node], last: str, readout: str) -> list[Node]:
         return with_readout(nodes, Edge(last), readout)
     (edge,) = end.inputs
     return with_readout([node for node in nodes if node.name != last], edge, readout, last)
+
+
+def _tell_starts(graph: Graph, choices: Choices) -> None:
+    guessed = [
+        node.name
+        for node in graph.neurons
+        if isinstance(model := node.layer.model, LIF)  # type: ignore[attr-defined]
+        and (model.v_rest.any() or model.v_reset.any())
+        and choices("start", node.name) is None
+    ]
+    if guessed:
+        warnings.warn(
+            f"the membrane of {', '.join(guessed)} starts every sample at zero; NIR does not say where "
+            '(start="v_reset" in SpikingJelly, "v_leak" in Norse)',
+            stacklevel=4,
+        )
 
 
 def _with_origin(graph: Graph, dt: float | None, path: str | os.PathLike[str]) -> Graph:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from snn2chip.cli.arrays import Data, load_data
+from snn2chip.cli.file_options import file_options, flag, taken
 from snn2chip.cli.output import json_option, print_build, progress
 from snn2chip.errors import UsageError
 
@@ -44,23 +45,7 @@ from snn2chip.errors import UsageError
 )
 @click.option("--verify-samples", type=click.IntRange(1), default=2, show_default=True, help="Samples to verify.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds torch, numpy and random.")
-@click.option("--dt", type=float, help="Seconds per time step; needed for a .nir model.")
-@click.option(
-    "--reset",
-    type=click.Choice(["zero", "v_reset", "subtract", "none"]),
-    help="What a spike does to the membrane, for a .nir model.",
-)
-@click.option("--reset-timing", type=click.Choice(["same", "gate", "next"]), help="When, for a .nir model.")
-@click.option("--fire", type=click.Choice([">", ">="]), help="The fire test, for a .nir model.")
-@click.option(
-    "--states", multiple=True, metavar="IN=OUT", help="A state of an .onnx model of one step: input=output. Repeatable."
-)
-@click.option("--start", type=float, help="The states at the start of a sample, for an .onnx model of one step.")
-@click.option(
-    "--readout",
-    type=click.Choice(["sum", "mean", "last", "max", "none"]),
-    help="What becomes of the T outputs, where the model does not say.",
-)
+@file_options
 @click.option("--out", default="out", show_default=True, metavar="DIR", help="Folder to write; replaced as a whole.")
 @json_option
 def command(
@@ -91,8 +76,7 @@ def command(
     from snn2chip.cli.models import file_digest
     from snn2chip.cli.user_code import blamed
 
-    of_file = {key: options.pop(key) for key in ("dt", "reset", "reset_timing", "fire", "readout", "start")}
-    of_file["states"] = _pairs(options.pop("states"))
+    of_file = taken(options)
     seed_everything(seed)
     tested = None if data is None else load_data(data)
     calibrating = _calibration(calibration, tested)
@@ -145,28 +129,19 @@ def _calibration(spec: str | None, tested: Data | None) -> Data:
     return Data(tested.x[:_FROM_DATA], None, tested.sha256)
 
 
-def _pairs(states: tuple[str, ...]) -> dict[str, str] | None:
-    """State input → output, from IN=OUT; None where nothing is given."""
-    for pair in states:
-        if pair.count("=") != 1 or pair.startswith("=") or pair.endswith("="):
-            raise UsageError(f"--states {pair!r} names no pair", fix="give input=output, e.g. --states mem_in=mem_out")
-    return dict(pair.split("=") for pair in states) or None
-
-
 def _network(
-    model: str, weights: str | None, time_steps: int | None, of_file: dict[str, Any]
+    model: str, weights: str | None, time_steps: int | None, given: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """The Graph of a file or the model of a factory, and what the factory said beside it."""
     from snn2chip.api import load_graph
     from snn2chip.cli.models import load_model, require_model
 
-    given = {key: value for key, value in of_file.items() if value is not None}
     if model.endswith((".nir", ".onnx")):
         if weights is not None:
             raise UsageError(f"a {Path(model).suffix} file has its weights inside", fix="leave out --weights")
         return load_graph(model, time_steps=time_steps, **given), {}
-    if foreign := [f"--{key.replace('_', '-')}" for key in given if key not in ("dt", "readout")]:
-        kind = ".onnx" if given.keys() & {"states", "start"} else ".nir"
+    if foreign := [flag(name) for name in given if name not in ("dt", "readout")]:
+        kind = ".onnx" if "states" in given else ".nir and .onnx" if given.keys() & {"start", "coding"} else ".nir"
         raise UsageError(f"{', '.join(foreign)} is for {kind} models", fix="a torch model says this itself")
     require_model(model)
     network, traced = load_model(model, weights)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from snn2chip.cli.file_options import file_options, taken
 from snn2chip.cli.output import json_option, print_json, print_table
 from snn2chip.cli.programs import load_program
 from snn2chip.errors import UsageError
@@ -16,17 +17,12 @@ from snn2chip.report.units import bits, count
 
 @click.command("inspect", short_help="Print what a network file holds.")
 @click.argument("network")
-@click.option("--dt", type=float, help="Seconds per time step, for a .nir graph of another tool.")
-@click.option(
-    "--reset",
-    type=click.Choice(["zero", "v_reset", "subtract", "none"]),
-    help="What a spike does to the membrane, for a .nir graph of another tool.",
-)
+@file_options
 @click.option("--cores", is_flag=True, help="Cores and memory per layer, and the target's limits that are broken.")
 @json_option
-def command(network: str, dt: float | None, reset: str | None, cores: bool, as_json: bool) -> None:
+def command(network: str, cores: bool, as_json: bool, **options: Any) -> None:
     """Print NETWORK: a .nir program or graph, a .net file, or the folder of a compile."""
-    found = _load(network, dt, reset)
+    found = _load(network, taken(options))
     if cores and not isinstance(found, Program):
         raise UsageError("--cores is for programs", why=f"{network} is a float graph", fix="compile it first")
     if as_json:
@@ -41,12 +37,12 @@ def command(network: str, dt: float | None, reset: str | None, cores: bool, as_j
         _print_cores(found)  # type: ignore[arg-type]
 
 
-def _load(path: str, dt: float | None, reset: str | None) -> Network:
-    if dt is None and reset is None:
+def _load(path: str, given: dict[str, Any]) -> Network:
+    if not given:
         return load_program(path)
     from snn2chip.frontend.load import load_graph
 
-    return load_graph(path, dt=dt, reset=reset)
+    return load_graph(path, **given)
 
 
 def _as_json(network: Network, cores: bool) -> dict[str, Any]:

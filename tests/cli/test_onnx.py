@@ -69,9 +69,10 @@ def test_what_is_missing_is_asked_for(
 
 
 def test_states_are_for_onnx_models(run) -> None:
-    result = run("compile", "user.py:network", "--data", "data.npz", "--start", "0")
-    assert result.exit_code == 2
-    assert "--start is for .onnx models" in result.stderr
+    for option in (("--states", "a=b"), ("--states", "a=b", "--start", "0")):
+        result = run("compile", "user.py:network", "--data", "data.npz", *option)
+        assert result.exit_code == 2
+        assert f"{', '.join(option[::2])} is for .onnx models" in result.stderr
 
 
 def test_an_onnx_model_is_no_network_to_simulate(run, files: tuple[str, str]) -> None:

@@ -226,7 +226,10 @@ def _norse(nt: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
             nt.SequentialState(first, nt.LIFCell(lif), last, nt.LIBoxCell()),
             of_currents | {"input_gain": {"1": "impulse"}},
         ),
-        "IAF": (nt.SequentialState(first, nt.IAFCell(iaf), last, nt.IAFCell(iaf)), {"dt": 1.0}),
+        "IAF": (
+            nt.SequentialState(first, nt.IAFCell(iaf), last, nt.IAFCell(iaf)),
+            {"dt": NORSE_DT, "integrator_gain": "r"},
+        ),
     }
 
 

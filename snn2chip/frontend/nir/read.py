@@ -139,10 +139,11 @@ def _output(nodes: Mapping[str, Tree], edges: Iterable[tuple[str, str]], asked: 
             raise UsageError(f"there is no node {asked!r} to read", fix=f"nodes: {', '.join(nodes)}")
         return asked
     if len(outputs) != 1:
+        last = (outputs or list(nodes))[-1]
         raise UsageError(
             f"the graph has {len(outputs)} Output nodes",
             why=", ".join(outputs),
-            fix=f"name the node to read: output={(outputs or list(nodes))[-1]!r}",
+            fix=f"name the node to read: output={last!r} (--output-node {last})",
         )
     if all(target != outputs[0] for _, target in edges):
         raise S2CError("nothing reaches the output", where=f"{outputs[0]} (Output)")

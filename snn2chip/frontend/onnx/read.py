@@ -177,7 +177,7 @@ def _deployed(outputs: list[str], states: set[str], asked: str | None) -> str:
         raise UsageError(
             f"{len(left)} outputs are no states" if left else "every output is a state",
             why=f"outputs: {', '.join(outputs)}",
-            fix=f"name the one that is deployed: output={(left or outputs)[0]!r}",
+            fix=f"name the one that is deployed: output={(left or outputs)[0]!r} (--output-node)",
         )
     return left[0]
 

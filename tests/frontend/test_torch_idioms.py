@@ -13,31 +13,10 @@ from torch import Tensor, nn
 
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch import trace
-from snn2chip.ir.graph import Graph
 from snn2chip.simulate import simulate
-from torch_networks import HandLIF, StateLIF
+from torch_networks import HandLIF, StateLIF, spikes, traced
 
 T, N = 6, 4
-
-
-def traced(net: nn.Module, x: Tensor, read: Any = None, time_axis: int | None = None, **options: Any) -> Graph:
-    """The graph, compared with the network on two more batches, one after another."""
-    net.eval()
-    graph = trace(net, x, **options)
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        fresh = x[:, torch.randperm(x.shape[1])] if time_axis == 0 else x[torch.randperm(x.shape[0])]
-        fresh = fresh * (torch.rand(x.shape) < 0.8)
-        out = net(fresh)
-        out = (out if read is None else read(out)).detach()
-        assert out.std() > 0.01, "a constant output tests nothing"
-        samples = fresh.transpose(0, 1) if time_axis == 0 else fresh
-        np.testing.assert_allclose(simulate(graph, samples).outputs, out, rtol=1e-5, atol=1e-5)
-    return graph
-
-
-def spikes(*shape: int, seed: int = 0) -> Tensor:
-    return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.4).float()
 
 
 class Masked(torch.autograd.Function):

@@ -80,7 +80,7 @@ OPERATIONS = {
     "dropout left on": (lambda h: F.dropout(h, 0.5), "dropout is active", "training=self.training"),
     "half precision": (lambda h: h.half().float(), "rounds values", "float32"),
     "computed indices": (lambda h: h.gather(1, h.argsort(1)), "'argsort'", "deployed path"),
-    "integer cast": (lambda h: h.to(torch.int64).float(), "rounds values to torch.int64", "float32"),
+    "integer cast": (lambda h: (1.5 * h).to(torch.int64).float(), "rounds values to torch.int64", "float32"),
     "padding": (lambda h: F.pad(h, (1, -1), value=0.5), "other than zeros", "zero padding"),
     "comparison": (lambda h: (h > h.mean(1, keepdim=True)).float(), "reads 2 computed values", "module of its own"),
     "overwritten view": (lambda h: overwritten(h), "overwritten through another view", "clone"),

@@ -22,7 +22,7 @@ class Deployed:
     """The choice for one model.
 
     Args:
-        select: index or key of what the model returns, path of a module, or a function of what it returns.
+        select: index, key or attribute of what the model returns, path of a module, or a function of what it returns.
         chosen: what was taken where nothing was said, for a warning.
     """
 
@@ -58,15 +58,14 @@ class Deployed:
             return tensors[0] if len(tensors) == 1 else torch.stack(tensors)
         if self.select is not None:
             try:
-                if isinstance(out, Tensor) and isinstance(self.select, str):
-                    raise KeyError(self.select)
-                return out[self.select]
-            except (KeyError, IndexError, TypeError) as error:
+                return self._part(out)
+            except (KeyError, IndexError, TypeError, AttributeError) as error:
                 raise UsageError(
                     f"the model's output has no {self.select!r}",
                     why=f"it returns {_shape_of(out)}, and calls no module of this name",
                     fix="correct output=",
                 ) from error
+        out = _fields(out)
         if state_to_hand_back(self.model, out):
             out = out[0]
         tensors = _tensors(out)
@@ -74,6 +73,19 @@ class Deployed:
             name = type(self.model).__name__
             self.chosen = f"{name} returns {len(tensors)} tensors: the first is deployed; output= selects another"
         return tensors[0] if tensors else out
+
+    def _part(self, out: Any) -> Any:
+        if isinstance(self.select, str) and not isinstance(out, Mapping):
+            if isinstance(out, Tensor):
+                raise KeyError(self.select)
+            return getattr(out, self.select)
+        return out[self.select]
+
+
+def _fields(out: Any) -> Any:
+    """What an object of the model's own holds, a dataclass say, as a dictionary; anything else as it is."""
+    known = isinstance(out, (Tensor, tuple, list, Mapping, str)) or not hasattr(out, "__dict__")
+    return out if known else dict(vars(out))
 
 
 def state_to_hand_back(model: nn.Module, out: Any) -> tuple[Any, ...]:

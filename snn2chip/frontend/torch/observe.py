@@ -24,7 +24,7 @@ def record_model(model: nn.Module, run: Run | None, x: Any, **options: Any) -> d
         where it does not (SpikingJelly's multi-step mode shows the last).
     """
     work = job(model, x, run=run, **options)
-    with preserved(model):
+    with preserved(work.model):
         _, layout = work.trace()
         traced = work.once(work.x, layout)
     names = {node.name for node in traced.graph.neurons}

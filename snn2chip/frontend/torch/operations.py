@@ -98,14 +98,26 @@ def _identity(context: Context, call: Call) -> list[Value]:
             where=place(call),
             fix="use nn.Dropout, or F.dropout(x, p, training=self.training)",
         )
-    if before != after and after not in (torch.float32, torch.float64):
+    ids = context.value(source, call)
+    if before != after and after not in (torch.float32, torch.float64) and not _fits(context, call, ids, after):
         raise S2CError(
             f"the model rounds values to {after}",
             where=place(call),
             why="a graph computes in float32",
             fix="trace the model in float32, without integer casts",
         )
-    return [context.value(source, call)]
+    return [ids]
+
+
+def _fits(context: Context, call: Call, ids: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a type holds every value: spikes of 0 and 1 are the same as integers and as truth values."""
+    signal = context.signal(context.rows(call, [ids], 0).patterns[0], call)
+    if dtype.is_floating_point or signal.over_time is not None or signal.port != "out":
+        return False
+    layer = context.builder.nodes[signal.name].layer
+    if not isinstance(layer, L.Neuron) or layer.model.integrates_only:
+        return False
+    return tuple(layer.model.spikes) == (0, 1) and layer.model.spike_value == 1
 
 
 def _move(context: Context, call: Call) -> list[Value]:

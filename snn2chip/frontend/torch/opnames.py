@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from snn2chip.frontend.torch.recorder import Call, names
 
-CASTS = names("float to type type_as contiguous clone detach cpu data get_data requires_grad_ double half bfloat16")
+CASTS = names(
+    "float to type type_as contiguous clone detach cpu data get_data requires_grad_ double half bfloat16 bool int long "
+    "short byte char"
+)
 MOVES = names(
     "view reshape flatten unflatten permute transpose unsqueeze squeeze unsqueeze_ squeeze_ expand repeat "
     "repeat_interleave __getitem__ select narrow stack cat concat concatenate vstack hstack chunk split "
@@ -21,14 +24,23 @@ ALIASES = {
     "__matmul__": "matmul", "max_pool1d_with_indices": "max_pool1d", "max_pool2d_with_indices": "max_pool2d",
     "max_pool3d_with_indices": "max_pool3d",
     "relu_": "relu", "leaky_relu_": "leaky_relu", "abs_": "abs", "absolute": "abs", "masked_fill_": "masked_fill",
-    "clamp_": "clamp", "clip": "clamp", "clip_": "clamp",
+    "clamp_": "clamp", "clip": "clamp", "clip_": "clamp", "clamp_min_": "clamp_min", "clamp_max_": "clamp_max",
+    "lerp_": "lerp", "addcmul_": "addcmul", "addcdiv_": "addcdiv", "pow_": "pow", "__pow__": "pow", "ipow": "pow",
+    "exp_": "exp", "floor_": "floor", "ceil_": "ceil", "round_": "round", "sigmoid_": "sigmoid", "tanh_": "tanh",
+    "special_expit": "sigmoid",
 }  # fmt: skip
 COMPARISONS = names("gt ge lt le heaviside sign __gt__ __ge__ __lt__ __le__ greater greater_equal less less_equal")
 
+# What neurons are written with: a neuron's code is asked how it behaves, not read.
 ELEMENTWISE = (
     COMPARISONS
     | CASTS
-    | names("add sub rsub mul div neg where clamp clamp_min clamp_max masked_fill abs pow square logical_not exp")
+    | names(
+        "add sub rsub mul div neg where clamp clamp_min clamp_max masked_fill abs pow square exp log sqrt rsqrt "
+        "reciprocal relu leaky_relu sigmoid tanh softplus hardtanh hardsigmoid threshold floor ceil round trunc fmod "
+        "remainder lerp addcmul addcdiv minimum maximum eq ne __eq__ __ne__ logical_not "
+        "logical_and logical_or bitwise_not bitwise_and bitwise_or __invert__ __and__ __or__ zero_ fill_ sin cos"
+    )
 )
 
 

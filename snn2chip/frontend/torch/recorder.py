@@ -192,7 +192,7 @@ class _Recorder(TorchFunctionMode):
             self._bind(Call("const", name, None, (), {}, [], self.stack[-1], source), [tensor])
             return self.bound[id(tensor)][0]
         ref, version = known
-        if tensor._version != version:
+        if _version(tensor) != version:
             if not ref.call.depends_on_data:
                 del self.bound[id(tensor)]
                 return self.ref(tensor)
@@ -213,7 +213,7 @@ class _Recorder(TorchFunctionMode):
 
     def _operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         raw = _name(func)
-        name = raw.strip("_") if raw.startswith("__i") and raw != "__index__" and raw != "__int__" else raw
+        name = raw.strip("_") if _in_place(raw) and raw.startswith("__i") else raw
         leaves = pytree.tree_leaves((args, kwargs))
         for leaf in leaves:
             if isinstance(leaf, Opaque | OpaqueNumber):
@@ -306,7 +306,7 @@ class _Recorder(TorchFunctionMode):
         call.values = values
         self.calls.append(call)
         for i, value in reversed(list(enumerate(values))):
-            self.bound[id(value)] = (Ref(call, i), value._version)
+            self.bound[id(value)] = (Ref(call, i), _version(value))
             self.kept.append(value)
 
     def _protect(self, target: Any) -> None:
@@ -331,6 +331,11 @@ class _Recorder(TorchFunctionMode):
                     file, line = frame.f_code.co_filename, frame.f_lineno
             frame = frame.f_back
         return Source(self.stack[-1], file, line), tuple(keys)
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written to; one made in inference mode cannot be, once outside of it."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _masked(name: str, func: Callable[..., Any], args: tuple[Any, ...], read: Any) -> tuple[str, Any, Any]:

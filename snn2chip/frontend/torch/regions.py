@@ -301,6 +301,11 @@ class _Rolled:
             if id(ref.call) in own
         }
         used |= {(self.site[id(r.call)], r.out) for r in _refs(self.output) if id(r.call) in own}
+        if compares and not any(_binary(self.runs[site], out) for site, out in used):
+            # Only the membrane is read outside: what it is compared by tells when it fires.
+            used |= {
+                (self.site[id(c)], 0) for c in last if c.name in COMPARISONS and _binary(self.runs[self.site[id(c)]], 0)
+            }
         region.outputs = sorted(used, key=lambda key: not _binary(self.runs[key[0]], key[1]))
         return region
 

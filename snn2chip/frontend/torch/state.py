@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -37,7 +38,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
     tensors = {id(t): (t, t.detach().clone()) for t in values if isinstance(t, Tensor)}
     model.eval()
     try:
-        yield
+        with _uncompiled(), _no_inference_tensors():
+            yield
     finally:
         for tensor, value in tensors.values():
             if tensor.shape != value.shape or not torch.equal(tensor, value):
@@ -47,6 +49,25 @@ def preserved(model: nn.Module) -> Iterator[None]:
             _refill(namespace, before)
         for module, flag in training:
             module.training = flag
+
+
+def _uncompiled() -> AbstractContextManager[None]:
+    """Run what ``torch.compile`` made as the Python it was made of; where it was never used, it is not imported."""
+    compiling = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
+    return torch.compiler.set_stance("force_eager") if compiling else nullcontext()
+
+
+@contextmanager
+def _no_inference_tensors() -> Iterator[None]:
+    """Make ``torch.inference_mode`` do nothing: its tensors do not tell when they are overwritten."""
+    mode: Any = torch.inference_mode
+    entering, leaving = mode.__enter__, mode.__exit__
+    with torch.inference_mode(False):
+        mode.__enter__ = mode.__exit__ = lambda *args: None
+        try:
+            yield
+        finally:
+            mode.__enter__, mode.__exit__ = entering, leaving
 
 
 def _refill(container: Any, contents: Any) -> None:

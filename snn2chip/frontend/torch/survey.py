@@ -157,7 +157,7 @@ def _known(module: nn.Module, path: str) -> Cell | None:
 
 
 def _eligible(module: nn.Module, path: str) -> bool:
-    own = not type(module).__module__.startswith("torch.")
+    own = isinstance(module, torch.jit.ScriptModule) or not type(module).__module__.startswith("torch.")
     return bool(path) and own and not any(isinstance(m, _LAYERS) for m in module.modules())
 
 

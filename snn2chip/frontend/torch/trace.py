@@ -13,12 +13,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.frontend.torch.cells import Cell
 from snn2chip.frontend.torch.convert import ConversionError, How, Layout, Traced, convert
 from snn2chip.frontend.torch.deployed import Deployed, Select, state_to_hand_back
 from snn2chip.frontend.torch.feedback import with_late_inputs
+from snn2chip.frontend.torch.forwarding import forwarded
 from snn2chip.frontend.torch.gate import check_equal
 from snn2chip.frontend.torch.per_step import NormsDifferError
 from snn2chip.frontend.torch.recorder import Recording, Ref, record
@@ -60,9 +62,10 @@ def trace(
         run: ``run(model, x) -> output`` where a sample is not one ``model(x)``: it resets the model and loops over
         time.
             Without it every state is reset before each call, as the model's library does it.
-        output: which output is deployed: index or key of what the model returns, or a function of it; or the path of a
-            module, whose output is then deployed in place of the model's (``"fc2"``: what comes before a softmax), at
-            every step if the model calls it at every step. Left out, the first tensor is taken and a warning says so.
+        output: which output is deployed: index, key or attribute of what the model returns, or a function of it; or the
+            path of a module, whose output is then deployed in place of the model's (``"fc2"``: what comes before a
+            softmax), at every step if the model calls it at every step. Left out, the first tensor is taken and a
+            warning says so.
         readout: "mean", "sum", "last" or "max" over time, where the model returns one output per step; "mean" if the
         tracer
             drives the loop. Left out for a model that itself returns every step, the Graph does so too.
@@ -91,9 +94,9 @@ def trace(
         dt=dt,
         per_step=per_step,
     )
-    with preserved(model):
+    with preserved(work.model):
         traced, layout = work.trace()
-        check_equal(type(model).__name__, traced, lambda x: work.once(x, layout), layout, work.batch(layout))
+        check_equal(type(work.model).__name__, traced, lambda x: work.once(x, layout), layout, work.batch(layout))
     if work.deployed.chosen:
         warnings.warn(work.deployed.chosen, stacklevel=2)
     return traced.graph
@@ -124,6 +127,8 @@ def job(
         raise UsageError(f"there is no read-out {readout!r}", fix=f"choose from {', '.join(_READOUTS)}")
     if dt is not None and not dt > 0:
         raise UsageError(f"dt is {dt!r}", fix="give seconds per step")
+    # What torch.compile wraps: the same network, under the user's own names.
+    model = getattr(model, "_orig_mod", model)
     _check_weights(model)
     return Job(model, _as_tensor(example), time_steps, run, output, readout, input_time_axis, dt, per_step)
 
@@ -148,6 +153,13 @@ def _as_tensor(example: Any) -> Tensor:
 
 def _check_weights(model: nn.Module) -> None:
     for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(value):
+            raise S2CError(
+                "the model has weights without a shape yet",
+                where=name,
+                why="lazy layers make them at the first batch, so that nothing was trained",
+                fix="run the model once, then load its weights: model(x); model.load_state_dict(...)",
+            )
         if value.device.type != "cpu":
             raise UsageError(f"the model is on {value.device}", where=name, fix="trace it on the CPU: model.cpu()")
         if value.is_floating_point() and bool(torch.isnan(value).any()):
@@ -217,7 +229,7 @@ class Job:
             ConversionError: the recording makes no graph.
         """
         steps = self._steps()
-        recording = record(self.model, self._call(layout), x, self.survey.cells)
+        recording = forwarded(record(self.model, self._call(layout), x, self.survey.cells))
         try:
             recording, self.plain = extract(recording, steps, self.plain)
         except S2CError as error:
@@ -352,6 +364,14 @@ class Job:
     def _steps(self) -> int:
         if not self.survey.cells and not self.survey.lines:
             detail = "; ".join(f"{path}: {doubt.reason}" for path, doubt in self.survey.doubts.items())
+            scripted = next((m for m in self.model.modules() if isinstance(m, torch.jit.ScriptModule)), None)
+            if scripted is not None:
+                raise S2CError(
+                    "no spiking neuron was found",
+                    where=type(self.model).__name__,
+                    why="the model is TorchScript, which does not show what it computes",
+                    fix="give the Python model it was made of: model.load_state_dict(scripted.state_dict())",
+                )
             raise S2CError(
                 "no spiking neuron was found",
                 where=type(self.model).__name__,
@@ -426,11 +446,14 @@ def _reporting(run: Run) -> Run:
             raise
         except Exception as error:
             frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_NOT_USER)]
+            other = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
             raise RunError(
                 f"{type(model).__name__} does not run on an example of shape {tuple(x.shape)}",
                 where=f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "",
                 why=f"{type(error).__name__}: {error}",
-                fix="give one batch as the model takes it, time_steps=T if it computes a single step, "
+                fix=f"its weights are {other.pop()}; a graph computes in float32: trace model.float()"
+                if other
+                else "give one batch as the model takes it, time_steps=T if it computes a single step, "
                 "or run=my_run with my_run(model, x) -> output",
             ) from error
 

@@ -35,7 +35,7 @@ from snn2chip.errors import UsageError
 @click.option("--passes", metavar="PIPELINE", help="Rewrites to run, in order, separated by commas.")
 @click.option("--approximate", metavar="NAMES", default="", help="Approximations to allow, separated by commas.")
 @click.option(
-    "--host", metavar="NAMES", default="", help="What the host may compute between the chip's layers: products."
+    "--host", metavar="NAMES", default="", help="What the host may compute between the chip's layers: products, pools."
 )
 @click.option(
     "--against",

@@ -33,7 +33,12 @@ _CONV_LIMIT = 127
 _UNREACHABLE = 1 << 17
 
 _LAVA = Arithmetic()
-_PRODUCTS = (L.MatMul, L.Mul)
+# What only a host does between populations.
+_HOSTED = {
+    L.MatMul: "multiplies two computed values; NetX's layers multiply by weights",
+    L.Mul: "multiplies two computed values; NetX's layers multiply by weights",
+    L.MaxPool: "takes maxima; NetX's layers add up",
+}
 _ARITHMETIC = ("decay_bits", "decay_rounding", "input_shift", "threshold_shift")
 
 
@@ -102,8 +107,8 @@ class _Chain:
         """Go through the program in order, collecting layers and reasons."""
         program, shapes = self.program, self.program.shapes()
         for node in program:
-            if isinstance(node.layer, _PRODUCTS):
-                self._against(node, "multiplies two computed values; NetX's layers multiply by weights")
+            if type(node.layer) in _HOSTED:
+                self._against(node, _HOSTED[type(node.layer)])
         arithmetic = program.target.arithmetic
         for name in _ARITHMETIC:
             if getattr(arithmetic, name) != getattr(_LAVA, name):
@@ -114,7 +119,7 @@ class _Chain:
             self.reasons.append("the input is a value that stays over the steps; NetX takes spikes")
         expected = program.input.name
         for node in program:
-            if node.placement == "host" and not isinstance(node.layer, (L.Input, L.Readout, L.Output, *_PRODUCTS)):
+            if node.placement == "host" and not isinstance(node.layer, (L.Input, L.Readout, L.Output, *_HOSTED)):
                 self._against(node, "runs on the host")
             handled = self._layer(node, shapes)
             if handled is None:
@@ -157,7 +162,7 @@ class _Chain:
             self._population(node, shapes)
         elif isinstance(layer, (L.Readout, L.Output)) or self._times_readout(node):
             return None
-        elif not isinstance(layer, _PRODUCTS):
+        elif not isinstance(layer, tuple(_HOSTED)):
             self._against(node, "NetX has no such layer")
         return node.name
 

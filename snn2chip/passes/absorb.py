@@ -152,7 +152,7 @@ def _even_padding(node: Node, shape: Shape) -> Shape | None:
 
 def _absorbed(graph: Graph, node: Node, shape: Shape) -> Node | None:
     assert isinstance(node.layer, Scale)
-    factors = _per_feature(node.layer.scale, shape)
+    factors = per_feature(node.layer.scale, shape)
     if factors is None:
         return None
     before, after = only_source(graph, node), only_reader(graph, node.name)
@@ -169,7 +169,7 @@ def _absorbed(graph: Graph, node: Node, shape: Shape) -> Node | None:
     return None
 
 
-def _per_feature(scale: Array, shape: Shape) -> Array | None:
+def per_feature(scale: Array, shape: Shape) -> Array | None:
     """The factors along axis 0, or None where they vary along another axis."""
     full = np.broadcast_to(scale, shape).reshape(shape[0], -1).astype(np.float64)
     return full[:, 0] if (full == full[:, :1]).all() else None

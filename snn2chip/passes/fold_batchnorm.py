@@ -53,7 +53,7 @@ def _fold_one(graph: Graph, node: Node, shape: Shape) -> tuple[Graph, list[str]]
             after.name,
             node.name,
         ]
-    return rewired(graph, {node.name: with_layer(node, _per_channel(factor, offset, shape, layer.mean.dtype))}), [
+    return rewired(graph, {node.name: with_layer(node, per_channel(factor, offset, shape, layer.mean.dtype))}), [
         node.name
     ]
 
@@ -94,7 +94,8 @@ def _scaled_input(layer: Layer, factor: Array, offset: Array) -> Linear | Conv:
     return dataclasses.replace(layer, weight=scaled.reshape(weight.shape).astype(dtype), bias=bias.astype(dtype))
 
 
-def _per_channel(factor: Array, offset: Array, shape: Shape, dtype: np.dtype) -> Linear | Conv:
+def per_channel(factor: Array, offset: Array, shape: Shape, dtype: np.dtype) -> Linear | Conv:
+    """The synapse that multiplies every channel of ``shape`` by its factor and adds its offset (both (C,))."""
     axes = len(shape) - 1
     if axes == 0:
         return Linear(np.diag(factor).astype(dtype), offset.astype(dtype))

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from snn2chip.errors import S2CError
 from snn2chip.ir.graph import Edge, Graph, Node
-from snn2chip.ir.layers import Conv1d, Conv2d, MaxPool, Neuron
+from snn2chip.ir.layers import Array, Conv1d, Conv2d, Gather, MaxPool, Neuron, Shape
 from snn2chip.neurons.base import FloatNeuron
 from snn2chip.neurons.lif import LIF
-from snn2chip.passes.base import Pass, rewired, with_layer
+from snn2chip.passes.base import Pass, rewired
 
 
 @dataclass(frozen=True, eq=False)
 class LowerMaxPool(Pass):
-    """Each max pooling of spikes becomes ``<name>.any`` (ones, depthwise) and a memoryless population ``<name>``."""
+    """Each max pooling of spikes becomes ``<name>.any`` (ones, depthwise) and a memoryless population ``<name>``.
+
+    Windows that reach past the edge (``ceil_mode``) see zeros there, ``<name>.padded``. Max pooling of anything but
+    spikes stays: quantization says what can be done about it.
+    """
 
     name: ClassVar[str] = "lower_maxpool"
 
     def apply(self, graph: Graph) -> tuple[Graph, tuple[str, ...]]:
         """See :meth:`Pass.apply`."""
         touched: list[str] = []
-        for node in [node for node in graph if isinstance(node.layer, MaxPool)]:
-            pool, source = node.layer, graph[node.inputs[0].source]
+        for node in [node for node in graph if isinstance(node.layer, MaxPool) and _binary(graph, node.inputs[0])]:
+            pool, shape = node.layer, graph.shapes()[node.inputs[0].source]
             assert isinstance(pool, MaxPool)
-            if not _binary(graph, node.inputs[0]):
-                raise S2CError(
-                    "a maximum of values that are not spikes cannot be computed on the chip",
-                    where=node.where(),
-                    why=f"it reads {source.name} ({source.layer.kind})",
-                    fix="pool the spikes, behind the neuron instead of before it; or train with average pooling or a "
-                    "convolution of stride 2 in its place",
-                )
-            shape = graph.shapes()[source.name]
             cls = {1: Conv1d, 2: Conv2d}[len(pool.kernel)]
             ones = cls(
                 np.ones((shape[0], 1, *pool.kernel), np.float32),
@@ -44,18 +39,28 @@ class LowerMaxPool(Pass):
                 pool.padding,
                 groups=shape[0],
             )
-            if ones.output_shape(shape) != pool.output_shape(shape):
-                raise S2CError(
-                    "max pooling with ceil_mode has windows that reach past the edge",
-                    where=node.where(),
-                    fix="use ceil_mode=False",
-                )
-            synapse = Node(f"{node.name}.any", ones, node.inputs, node.source)
             fires = LIF(np.asarray(0.5), np.asarray(0.0), fire=">", reset="hard")
-            population = Node(node.name, Neuron(fires), (Edge(synapse.name),), node.source)
-            graph = rewired(graph, {node.name: with_layer(population, Neuron(fires)), synapse.name: synapse})
-            touched += [node.name, synapse.name]
+            synapse = Node(f"{node.name}.any", ones, node.inputs, node.source)
+            nodes = [Node(node.name, Neuron(fires), (Edge(synapse.name),), node.source), synapse]
+            if ones.output_shape(shape) != pool.output_shape(shape):
+                padded = Node(f"{node.name}.padded", Gather(_beyond(pool, shape)), node.inputs, node.source)
+                nodes.append(padded)
+                nodes[1] = Node(synapse.name, ones, (Edge(padded.name),), node.source)
+            graph = rewired(graph, {new.name: new for new in nodes})
+            touched += [new.name for new in nodes]
         return graph, tuple(touched)
+
+
+def _beyond(pool: MaxPool, shape: Shape) -> Array:
+    """The elements of a map, and zeros on the far side of every axis for a last window that starts within it."""
+    missing = [
+        max(0, (out - 1) * s + k - n - 2 * p)
+        for out, s, k, n, p in zip(
+            pool.output_shape(shape)[1:], pool.stride, pool.kernel, shape[1:], pool.padding, strict=True
+        )
+    ]
+    every = np.arange(math.prod(shape)).reshape(shape)
+    return np.pad(every, [(0, 0), *((0, more) for more in missing)], constant_values=-1)
 
 
 def _binary(graph: Graph, edge: Edge) -> bool:

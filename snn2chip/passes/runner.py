@@ -16,6 +16,7 @@ from snn2chip.ir.layers import Array, Layer, Neuron
 from snn2chip.ir.program import PassRecord
 from snn2chip.passes.absorb import AbsorbAdd, AbsorbPad, AbsorbPart, AbsorbScale
 from snn2chip.passes.base import VIEWS, Pass
+from snn2chip.passes.commute_maxpool import CommuteMaxPool
 from snn2chip.passes.distribute import Distribute
 from snn2chip.passes.fold_batchnorm import FoldBatchNorm
 from snn2chip.passes.fuse_linear import FuseLinear
@@ -32,6 +33,7 @@ _IN_ORDER: tuple[type[Pass], ...] = (
     Prune,
     Retime,
     AbsorbPart,
+    CommuteMaxPool,
     Distribute,
     FoldBatchNorm,
     MoveViews,

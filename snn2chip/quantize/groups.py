@@ -23,6 +23,7 @@ from snn2chip.ir.layers import (
     Layer,
     Linear,
     MatMul,
+    MaxPool,
     Mul,
     Neuron,
     Output,
@@ -34,22 +35,30 @@ from snn2chip.ir.layers import (
     SumPool,
 )
 from snn2chip.passes.fuse_linear import obstacle
+from snn2chip.quantize.pools import Pooled, host_pools, pooled
 
 # Layers that only move or add integers: they need no scale of their own.
 TRANSPARENT = (Flatten, Reshape, Permute, Gather, Concat, Add, SumPool, Delay)
 
 # Layers that multiply two tensors of the network: the product of their units is the unit of the product.
 PRODUCTS = (MatMul, Mul)
+# Layers behind which a unit is worth what it was before.
+KEEPING = (*TRANSPARENT, MaxPool)
 # All layers that spikes pass on their way to a synapse.
-PASSING = (*TRANSPARENT, *PRODUCTS, Scale)
+PASSING = (*KEEPING, *PRODUCTS, Scale)
 
 
 @dataclass(frozen=True)
 class Group:
-    """One population and the synapses whose sums meet in it, the recurrent ones last."""
+    """One population and the synapses whose sums meet in it, the recurrent ones last.
+
+    Args:
+        pooled: those sums of which the host takes maxima on the way.
+    """
 
     population: Node
     synapses: tuple[Node, ...]
+    pooled: tuple[Pooled, ...] = ()
 
     @property
     def recurrent(self) -> tuple[Node, ...]:
@@ -58,13 +67,16 @@ class Group:
 
 
 def with_identity_synapses(graph: Graph) -> Graph:
-    """The graph with a synapse of weight one wherever a population reads spikes or data without one."""
-    shapes, nodes = graph.shapes(), []
+    """The graph with a synapse of weight one wherever a population reads spikes, data or maxima without one, or a sum
+    that max pooling reads.
+    """
+    shapes, nodes, on_host = graph.shapes(), [], host_pools(graph)
     for node in graph:
         edges = []
         for edge in node.inputs:
             source = graph[edge.source].layer
-            if isinstance(node.layer, Neuron) and not isinstance(source, Linear | Conv):
+            adds = isinstance(node.layer, Add) and node.name in on_host and edge.source not in on_host
+            if adds or (isinstance(node.layer, Neuron) and not isinstance(source, Linear | Conv)):
                 name = f"{node.name}.from.{edge.source}"
                 nodes.append(Node(name, identity(shapes[edge.source]), (edge,), node.source))
                 edge = Edge(name)
@@ -113,7 +125,10 @@ def groups(graph: Graph) -> tuple[Group, ...]:
     """The populations with their synapses, in order of execution."""
     found = []
     for node in graph.neurons:
-        synapses = [graph[edge.source] for edge in node.inputs]
+        direct = [graph[edge.source] for edge in node.inputs]
+        arms = {synapse.name: arm for synapse in direct if (arm := pooled(graph, synapse)) is not None}
+        synapses = [synapse for synapse in direct if synapse.name not in arms]
+        synapses += [synapse for arm in arms.values() for synapse in arm.synapses]
         for synapse in synapses:
             if shown := next((edge for edge in _edges_back(graph, synapse) if _is_membrane(graph, edge)), None):
                 raise S2CError(
@@ -122,6 +137,7 @@ def groups(graph: Graph) -> tuple[Group, ...]:
                     why="between the chip's populations there are spikes only",
                     fix="feed on the spikes instead; a synaptic current is the current_decay of its neuron",
                 )
+        for synapse in (*synapses, *(step for arm in arms.values() for step in (*arm.between, arm.entry))):
             readers = graph.consumers(synapse.name)
             if len(readers) != 1:
                 raise S2CError(
@@ -130,7 +146,8 @@ def groups(graph: Graph) -> tuple[Group, ...]:
                     why=f"read by {', '.join(r.name for r in readers)}; each population has a scale of its own",
                     fix="give each reader its own synapse",
                 )
-        found.append(Group(node, tuple(sorted(synapses, key=lambda s: any(e.recurrent for e in s.inputs)))))
+        synapses.sort(key=lambda s: any(e.recurrent for e in s.inputs))
+        found.append(Group(node, tuple(synapses), tuple(arms.values())))
     return tuple(found)
 
 
@@ -174,7 +191,17 @@ def check_form(graph: Graph, host: Collection[str] = ()) -> None:
                 why="both factors are computed, as in attention, and a synapse multiplies by weights that are stored",
                 fix='let the host multiply, between the chip\'s layers: --host products (host=["products"])',
             )
-        if not isinstance(node.layer, (*known, *PRODUCTS)) and factor(node.layer) is None:
+        if isinstance(node.layer, MaxPool) and "pools" not in host:
+            source = graph[node.inputs[0].source]
+            raise S2CError(
+                "a maximum of values that are not spikes cannot be computed on the chip",
+                where=node.where(),
+                why=f"it reads {source.name} ({source.layer.kind}), and a neuron adds up what reaches it",
+                fix="pool the spikes, behind the neuron instead of before it; or train with average pooling or a "
+                "convolution of stride 2 in its place; or let the host take the maxima, between the chip's layers: "
+                '--host pools (host=["pools"])',
+            )
+        if not isinstance(node.layer, (*known, *PRODUCTS, MaxPool)) and factor(node.layer) is None:
             raise S2CError(
                 f"a {node.layer.kind} layer has no integer form",
                 where=node.where(),

@@ -12,6 +12,7 @@ import numpy as np
 from snn2chip.errors import S2CError
 from snn2chip.ir.layers import Conv, Linear, Rescale
 from snn2chip.quantize.overflow import register_limits, sum_range
+from snn2chip.quantize.pools import reach, summed
 from snn2chip.quantize.search import HEADROOM, Branch, HostLayer, Problem, Quantized, judged, preferred, snapped
 from snn2chip.quantize.setting import HOST_BITS
 from snn2chip.simulate.ops import NumpyOps, apply
@@ -19,7 +20,10 @@ from snn2chip.simulate.ops import NumpyOps, apply
 Synaptic = TypeVar("Synaptic", Linear, Conv)
 
 # What the host may compute between the chip's layers → how that reads in a report.
-HOSTED = {"products": "multiplied on the host; the chip has no product of two spike trains"}
+HOSTED = {
+    "products": "multiplied on the host; the chip has no product of two spike trains",
+    "pools": "maxima taken on the host; the chip has no maximum but of spikes that are 0 or 1",
+}
 
 _OPS = NumpyOps()
 _TOP = (1 << (HOST_BITS - 1)) - 1
@@ -53,9 +57,9 @@ def _handed_over(branch: Branch, problem: Problem, unit: float) -> Quantized | N
     layer = dataclasses.replace(branch.layer, weight=weight, bias=None)
     assert branch.inputs is not None
     # Direct coding: every step brings the same sums, so that the first says all.
-    handed = apply(Rescale(shift), [apply(layer, [branch.inputs[:, 0]], _OPS)], _OPS)
-    outside = np.broadcast_to(handed[:, None], problem.spikes.shape)
-    low, high = sum_range(layer, branch.source)
+    sums = {branch.name: apply(layer, [branch.inputs[:, 0]], _OPS)[:, None]}
+    outside = np.broadcast_to(apply(Rescale(shift), [summed(sums, problem.pooled)], _OPS), problem.spikes.shape)
+    low, high = reach({branch.name: sum_range(layer, branch.source)}, problem.pooled)
     found = judged(problem, unit, problem.bias, ((low >> shift) - 1, (high >> shift) + 1), outside)
     return None if found is None else dataclasses.replace(found, host=HostLayer(layer, shift))
 

@@ -22,6 +22,7 @@ from snn2chip.ir.layers import Array, Conv, Layer, Linear
 from snn2chip.ir.target import Target, Weights
 from snn2chip.neurons.base import Bounds, FloatNeuron, IntegerNeuron, Range
 from snn2chip.quantize.overflow import register_limits, sum_range
+from snn2chip.quantize.pools import Pooled, late, reach, summed
 from snn2chip.simulate.ops import NumpyOps, apply
 
 # Shares of the largest weight the grid is stretched over; below 1 the largest weights are clipped.
@@ -107,6 +108,7 @@ class Problem:
     Args:
         model, bias: the float population, bias broadcasting against it.
         sums: float summed input without bias, [N, T, ...], and ``spikes`` the float population's answer.
+        pooled: the branches of whose sums the host takes maxima on the way.
     """
 
     branches: tuple[Branch, ...]
@@ -117,6 +119,7 @@ class Problem:
     target: Target
     bits: int
     steps: int
+    pooled: tuple[Pooled, ...] = ()
 
 
 def search(problem: Problem) -> list[Quantized]:
@@ -237,8 +240,7 @@ def evaluated(
 ) -> Quantized | None:
     """The candidate with its measurements; None where a number leaves its register."""
     layers = {b.name: dataclasses.replace(b.layer, weight=weights[b.name], bias=None) for b in problem.branches}
-    spans = [sum_range(layers[b.name], b.source) for b in problem.branches]
-    span = (sum(low for low, _ in spans), sum(high for _, high in spans))
+    span = reach({b.name: sum_range(layers[b.name], b.source) for b in problem.branches}, problem.pooled)
     outside, back = _sums(problem, layers, exponents)
     return judged(problem, unit, bias, span, outside, back, weights, exponents)
 
@@ -283,19 +285,24 @@ def judged(
 def _sums(problem: Problem, layers: dict[str, Any], exponents: Mapping[str, int]) -> tuple[Array, list[Synapse]]:
     """What reaches the population from outside [N, T, ...], and the synapses through which it feeds itself."""
     shape = problem.spikes.shape
-    outside = np.zeros(shape, dtype=np.int64)
+    outside: dict[str, Array] = {}
     back: list[Synapse] = []
     for branch in problem.branches:
         layer = layers[branch.name]
         if branch.inputs is None:
             back.append(partial(_through, layer))
         else:
-            exponent = exponents[branch.name]
-            for steps, part in _by_delay(dataclasses.replace(layer, weight=layer.weight >> exponent)):
-                flat = branch.inputs.reshape(-1, *branch.inputs.shape[2:])
-                summed = apply(part, [flat], _OPS).reshape(shape) << exponent
-                outside[:, steps:] += summed[:, : shape[1] - steps]
-    return outside, back
+            outside[branch.name] = _delivered(layer, exponents[branch.name], branch.inputs)
+    return summed(outside, problem.pooled) if outside else np.zeros(shape, dtype=np.int64), back
+
+
+def _delivered(layer: Linear | Conv, exponent: int, inputs: Array) -> Array:
+    """What a synapse, whose weights are multiples of 2**exponent, makes of its inputs [N, T, ...]."""
+    parts, flat = [], inputs.reshape(-1, *inputs.shape[2:])
+    for steps, part in _by_delay(dataclasses.replace(layer, weight=layer.weight >> exponent)):
+        found = apply(part, [flat], _OPS) << exponent
+        parts.append(late(found.reshape(*inputs.shape[:2], *found.shape[1:]), steps))
+    return sum(parts[1:], start=parts[0])
 
 
 def _by_delay(layer: Linear | Conv) -> list[tuple[int, Linear | Conv]]:

@@ -10,12 +10,13 @@ import numpy as np
 
 from snn2chip.errors import S2CError
 from snn2chip.ir.graph import Edge, Graph, Node
-from snn2chip.ir.layers import Array, Conv, Linear, Neuron, Scale
+from snn2chip.ir.layers import Array, Conv, Linear, MaxPool, Neuron, Scale
 from snn2chip.ir.program import Format
 from snn2chip.ir.target import Target
 from snn2chip.neurons.base import FloatNeuron
-from snn2chip.quantize.groups import PASSING, PRODUCTS, TRANSPARENT, Group, factor, groups, is_binary
+from snn2chip.quantize.groups import KEEPING, PASSING, PRODUCTS, Group, factor, groups, is_binary
 from snn2chip.quantize.overflow import ranges
+from snn2chip.quantize.pools import feature_bias, late
 from snn2chip.quantize.search import Branch, Problem
 from snn2chip.simulate import Result
 
@@ -61,6 +62,7 @@ class Setting:
         self.steps = cast(int, graph.time_steps)
         self.data, self.reference = data, reference
         self.groups = groups(graph)
+        self._on_the_way = {step.name for group in self.groups for arm in group.pooled for step in arm.between}
         self.on_host = self._host_prefix()
         self.input_format = self._input_format()
         self.span_of = ranges(_in_units(graph), self.input_format.range)
@@ -106,12 +108,18 @@ class Setting:
             self.worth[node.name] = layer.model.spike_value
         elif isinstance(layer, Neuron) and layer.model.trained_unit is not None:
             self.worth[node.name] = layer.model.trained_unit / (1 << self.target.arithmetic.input_shift)
-        elif isinstance(layer, PASSING):
-            if isinstance(layer, TRANSPARENT) and len(node.inputs) == 1 and self._known(node.inputs[0]) is None:
-                # A view of membranes or of sums, whose unit is chosen with their population.
+        elif isinstance(layer, PASSING) and node.name not in self._on_the_way:
+            if isinstance(layer, KEEPING) and len(node.inputs) == 1 and self._known(node.inputs[0]) is None:
+                # A view of membranes or of sums, or their maxima, whose unit is chosen with their population.
                 return
             units = [self._value_on(edge, node) for edge in node.inputs]
-            if isinstance(layer, TRANSPARENT) and len(set(units)) > 1:
+            if isinstance(layer, MaxPool) and units[0] < 0:
+                raise S2CError(
+                    f"the largest of spikes that are worth {units[0]:.4g} is not the largest number of spikes",
+                    where=node.where(),
+                    fix="train with spikes of a positive value",
+                )
+            if isinstance(layer, KEEPING) and len(set(units)) > 1:
                 raise S2CError(
                     "values of different scales are added or joined",
                     where=node.where(),
@@ -157,7 +165,7 @@ class Setting:
             layer = synapse.layer
             assert isinstance(layer, Linear | Conv)
             edge = synapse.inputs[0]
-            worth = self.worth[edge.source]
+            worth = self._value_on(edge, synapse)
             scaled = dataclasses.replace(layer, weight=layer.weight.astype(np.float64) * worth, bias=None)
             inputs = None if synapse in group.recurrent else self._integers(edge)
             branches.append(Branch(synapse.name, scaled, inputs, self.span_of(edge.source)))
@@ -169,7 +177,17 @@ class Setting:
         # A large layer says all it has to say with few samples: it has many neurons.
         enough = max(4, SEARCH_VALUES // max(1, sums[0].size))
         judging = [dataclasses.replace(b, inputs=None if b.inputs is None else b.inputs[:enough]) for b in branches]
-        return Problem(tuple(judging), model, bias, sums[:enough], spikes[:enough], self.target, self.bits, self.steps)
+        return Problem(
+            tuple(judging),
+            model,
+            bias,
+            sums[:enough],
+            spikes[:enough],
+            self.target,
+            self.bits,
+            self.steps,
+            group.pooled,
+        )
 
     def _integers(self, edge: Edge) -> Array:
         """What an edge carries on the calibration data, [N, T, ...], as the integers of the Program."""
@@ -184,9 +202,7 @@ class Setting:
             assert found is not None
             values = np.rint(found / worth)
         values = np.broadcast_to(values, (len(values), self.steps, *values.shape[2:]))
-        if edge.delay:
-            values = np.concatenate([np.zeros_like(values[:, : edge.delay]), values[:, : -edge.delay]], axis=1)
-        return values.astype(np.int64)
+        return late(values, edge.delay).astype(np.int64)
 
 
 def _in_units(graph: Graph) -> Graph:
@@ -197,9 +213,7 @@ def _in_units(graph: Graph) -> Graph:
 
 def bias_of(group: Group) -> Array:
     """The float biases of a population's synapses, summed, broadcasting against it."""
-    bias: Array = np.zeros(())
-    for layer in (synapse.layer for synapse in group.synapses):
-        if isinstance(layer, Linear | Conv) and layer.bias is not None:
-            shape = (-1, *(1,) * layer.axes) if isinstance(layer, Conv) else (-1,)
-            bias = bias + layer.bias.astype(np.float64).reshape(shape)
-    return bias
+    inside = {synapse.name for arm in group.pooled for synapse in arm.synapses}
+    direct = [feature_bias(synapse.layer) for synapse in group.synapses if synapse.name not in inside]
+    total: Array = sum((*direct, *(arm.bias for arm in group.pooled)), start=np.zeros(()))
+    return total

@@ -6,31 +6,43 @@ The chip has no sum outside a neuron. The network stays what it is; what it take
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 from snn2chip.ir.graph import Edge, Graph, Node
-from snn2chip.ir.layers import Add, Conv, Linear, Neuron
+from snn2chip.ir.layers import Add, Conv, Linear, MaxPool, Neuron
+from snn2chip.passes.base import is_sum
+from snn2chip.quantize.pools import host_pools
 
 
 def with_own_synapses(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
     """The graph in which every synapse feeds one population, and what was stored more than once, for people.
 
-    A sum or a synapse that anything but populations and sums reads is left as it is.
+    Maxima of sums, too, are taken for one population. A sum or a synapse that anything but populations, sums and max
+    pooling reads is left as it is.
     """
-    graph, notes = _sums_at_readers(graph), []
-    nodes = dict(graph.nodes)
-    for synapse in graph:
-        readers = graph.consumers(synapse.name)
-        if not isinstance(synapse.layer, Linear | Conv) or len(readers) < 2:
+    maxima = [n.name for n in graph if isinstance(n.layer, MaxPool) or n.name in host_pools(graph)]
+    graph, _ = _copied(graph, [name for name in maxima if not isinstance(graph[name].layer, Linear | Conv)])
+    graph = _sums_at_readers(graph)
+    return _copied(graph, [node.name for node in graph if isinstance(node.layer, Linear | Conv)])
+
+
+def _copied(graph: Graph, names: Iterable[str]) -> tuple[Graph, tuple[str, ...]]:
+    """The graph in which each of these sums has one reader, a copy for each beyond the first; and which were copied."""
+    notes: list[str] = []
+    for name in reversed(list(names)):
+        readers, on_host = graph.consumers(name), host_pools(graph)
+        summing = all(isinstance(reader.layer, Neuron | MaxPool) or reader.name in on_host for reader in readers)
+        if len(readers) < 2 or not summing or not is_sum(graph, Edge(name)):
             continue
-        if not all(isinstance(reader.layer, Neuron) for reader in readers):
-            continue
+        nodes = dict(graph.nodes)
         for reader in readers[1:]:
-            copy = dataclasses.replace(synapse, name=f"{synapse.name}.into.{reader.name}")
+            copy = dataclasses.replace(nodes[name], name=f"{name}.into.{reader.name}")
             nodes[copy.name] = copy
-            nodes[reader.name] = _reading(nodes[reader.name], synapse.name, (Edge(copy.name),))
+            nodes[reader.name] = _reading(nodes[reader.name], name, (Edge(copy.name),))
+        graph = graph.with_nodes(nodes.values())
         named = ", ".join(reader.name for reader in readers)
-        notes.append(f"{synapse.name}: stored {len(readers)} times, once for each population it feeds ({named})")
-    return graph.with_nodes(nodes.values()), tuple(notes)
+        notes.append(f"{name}: stored {len(readers)} times, once for each population it feeds ({named})")
+    return graph, tuple(reversed(notes))
 
 
 def _sums_at_readers(graph: Graph) -> Graph:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from snn2chip.emit.lava.matrices import Matrix, matrix_of
 from snn2chip.errors import S2CError
 from snn2chip.ir.graph import Edge, Node, Port
-from snn2chip.ir.layers import Conv, Delay, Input, Linear, MatMul, Mul, Neuron, Shape
+from snn2chip.ir.layers import Conv, Delay, Input, Linear, MatMul, MaxPool, Mul, Neuron, Shape
 from snn2chip.ir.program import Program
 
 
@@ -111,7 +111,8 @@ def _check_host(program: Program, path: Path) -> None:
             pending += [] if isinstance(node.layer, Neuron) else [program[edge.source] for edge in node.inputs]
     if isinstance(path.source.layer, Neuron) or not any(isinstance(node.layer, Neuron) for node in behind.values()):
         return
-    named = [node for node in program if node.name in behind and isinstance(node.layer, MatMul | Mul)] or [path.source]
+    kinds = (MatMul, Mul, MaxPool)
+    named = [node for node in program if node.name in behind and isinstance(node.layer, kinds)] or [path.source]
     raise S2CError(
         "the host computes between populations",
         where=named[0].where(),

@@ -20,8 +20,9 @@ def with_own_synapses(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
     Maxima of sums, too, are taken for one population. A sum or a synapse that anything but populations, sums and max
     pooling reads is left as it is.
     """
-    maxima = [n.name for n in graph if isinstance(n.layer, MaxPool) or n.name in host_pools(graph)]
-    graph, _ = _copied(graph, [name for name in maxima if not isinstance(graph[name].layer, Linear | Conv)])
+    on_host = host_pools(graph)
+    kept = [node for node in graph if isinstance(node.layer, MaxPool) or node.name in on_host]
+    graph, _ = _copied(graph, [node.name for node in kept if not isinstance(node.layer, Linear | Conv)])
     graph = _sums_at_readers(graph)
     return _copied(graph, [node.name for node in graph if isinstance(node.layer, Linear | Conv)])
 
@@ -30,9 +31,11 @@ def _copied(graph: Graph, names: Iterable[str]) -> tuple[Graph, tuple[str, ...]]
     """The graph in which each of these sums has one reader, a copy for each beyond the first; and which were copied."""
     notes: list[str] = []
     for name in reversed(list(names)):
-        readers, on_host = graph.consumers(name), host_pools(graph)
-        summing = all(isinstance(reader.layer, Neuron | MaxPool) or reader.name in on_host for reader in readers)
-        if len(readers) < 2 or not summing or not is_sum(graph, Edge(name)):
+        readers = graph.consumers(name)
+        if len(readers) < 2 or not is_sum(graph, Edge(name)):
+            continue
+        on_host = host_pools(graph)
+        if not all(isinstance(reader.layer, Neuron | MaxPool) or reader.name in on_host for reader in readers):
             continue
         nodes = dict(graph.nodes)
         for reader in readers[1:]:
@@ -40,9 +43,16 @@ def _copied(graph: Graph, names: Iterable[str]) -> tuple[Graph, tuple[str, ...]]
             nodes[copy.name] = copy
             nodes[reader.name] = _reading(nodes[reader.name], name, (Edge(copy.name),))
         graph = graph.with_nodes(nodes.values())
-        named = ", ".join(reader.name for reader in readers)
+        named = ", ".join(_population_behind(graph, reader) for reader in readers)
         notes.append(f"{name}: stored {len(readers)} times, once for each population it feeds ({named})")
     return graph, tuple(reversed(notes))
+
+
+def _population_behind(graph: Graph, reader: Node) -> str:
+    """The population, or the output, that a sum reaches by this reader; what is on the way has one reader."""
+    while not isinstance(reader.layer, Neuron) and (after := graph.consumers(reader.name)):
+        reader = after[0]
+    return reader.name
 
 
 def _sums_at_readers(graph: Graph) -> Graph:

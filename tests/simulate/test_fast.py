@@ -497,6 +497,17 @@ def every_way() -> str:
     return f"{linear.METHODS['int8'].refuse(wide) or 'taken'}: {choice.distrust('int8', wide) or 'right'}"
 
 
+def test_the_dilation_of_a_single_tap() -> None:
+    """Handed on as it is, it ends the process in oneDNN's int8 convolution."""
+    layer = Conv2d(np.full((12, 1, 1, 1), 2), None, (2, 2), (0, 1), (1, 2), 4)
+    case = linear.Case.of(layer, (4, 1, 1), Range(0, 1))
+    assert choice.distrust("int8", case) == ""
+    x = np.ones((1, 4, 1, 1), np.int64)
+    with linear.exact_floats():
+        found = linear.METHODS["int8"].make(case)(torch.from_numpy(x))
+    np.testing.assert_array_equal(found.numpy(), apply(layer, [x], NumpyOps()))
+
+
 def compared(made: Program, x: np.ndarray) -> None:
     expected = simulate(made, x, record=EVERYTHING, engine="reference")
     states = simulate(made, x, record=RECORDED[1], engine="reference")

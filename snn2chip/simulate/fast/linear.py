@@ -203,7 +203,9 @@ class _Flat:
 def _over_two_axes(layer: Conv) -> _Flat:
     lead = (1,) * (2 - layer.axes)
     shape = (*layer.weight.shape[:2], *lead, *layer.kernel)
-    return _Flat(shape, (*lead, *layer.stride), (*(0,) * len(lead), *layer.padding), (*lead, *layer.dilation))
+    # A single tap lies where it lies however far apart taps are; oneDNN's int8 convolution can crash on its dilation.
+    dilation = (d if k > 1 else 1 for d, k in zip(layer.dilation, layer.kernel, strict=True))
+    return _Flat(shape, (*lead, *layer.stride), (*(0,) * len(lead), *layer.padding), (*lead, *dilation))
 
 
 def _over_rows(run: Kernel, cast: Kernel) -> Kernel:

@@ -38,6 +38,8 @@ class Struct:
 
 def same(a: Any, b: Any) -> bool:
     """Whether two values are equal in content; arrays must agree in dtype, shape and every element."""
+    if a is b:
+        return True
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         return (
             isinstance(a, np.ndarray)

@@ -12,7 +12,7 @@ import numpy as np
 from snn2chip.errors import S2CError
 from snn2chip.ir.graph import Edge, Graph, Node, in_order
 from snn2chip.ir.layers import Conv, Linear, MaxPool, Neuron, Readout, Rescale, Scale
-from snn2chip.ir.program import Format, LayerQuantization, PassRecord, Program
+from snn2chip.ir.program import Format, PassRecord, Program
 from snn2chip.neurons.lif import IntegerLIF
 from snn2chip.neurons.per_step import IntegerPerStepLIF
 from snn2chip.quantize.groups import PASSING, PRODUCTS, Group
@@ -35,7 +35,6 @@ class _Made:
     nodes: dict[str, Node]
     formats: dict[str, Format]
     worth: dict[str, float]
-    records: list[LayerQuantization]
     notes: list[str]
 
     def port_worth(self, edge: Edge) -> float:
@@ -64,8 +63,28 @@ def assembled(
     Raises:
         S2CError: the chip's neuron cannot do what a population needs, and that was not allowed by name.
     """
+    program = network(setting, choices, approximate)
+    return dataclasses.replace(
+        program,
+        passes=tuple(passes),
+        quantization=tuple(
+            record(group, bias_of(group), choices[group.population.name], setting.target) for group in setting.groups
+        ),
+        notes=(*notes, *program.notes),
+        options={
+            "weight_bits": setting.bits,
+            "encoder": setting.encoder,
+            "approximate": ",".join(sorted(approximate)),
+            "host": ",".join(sorted(host)),
+            "calibration_samples": len(setting.data),
+        },
+    ).verify()
+
+
+def network(setting: Setting, choices: Mapping[str, Quantized], approximate: Collection[str] = ()) -> Program:
+    """The same to be run only: not verified, and without what was measured and done on the way to it."""
     graph = setting.graph
-    made = _Made({}, {graph.input.name: setting.input_format}, dict(setting.worth), [], list(notes))
+    made = _Made({}, {graph.input.name: setting.input_format}, dict(setting.worth), [])
     for group in setting.groups:
         _add_population(made, setting, group, choices[group.population.name], approximate)
     scale = 1.0
@@ -105,18 +124,9 @@ def assembled(
         target=setting.target,
         formats=dict(sorted(made.formats.items())),
         output_scale=np.asarray(scale, dtype=np.float64),
-        passes=tuple(passes),
-        quantization=tuple(made.records),
         notes=tuple(made.notes),
-        options={
-            "weight_bits": setting.bits,
-            "encoder": setting.encoder,
-            "approximate": ",".join(sorted(approximate)),
-            "host": ",".join(sorted(host)),
-            "calibration_samples": len(setting.data),
-        },
         origin=graph.origin,
-    ).verify()
+    )
 
 
 def _add_population(made: _Made, setting: Setting, group: Group, best: Quantized, approximate: Collection[str]) -> None:
@@ -158,7 +168,6 @@ def _add_population(made: _Made, setting: Setting, group: Group, best: Quantized
     )
     if model.integrates_only:
         made.worth[node.name] = gain * fine
-    made.records.append(record(group, bias_of(group), best, target))
 
 
 def _add_synapse(made: _Made, setting: Setting, synapse: Node, best: Quantized) -> None:

@@ -7,17 +7,16 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.ir.graph import Graph
 from snn2chip.ir.program import Program
 from snn2chip.ir.target import Target, load_target
 from snn2chip.passes import DEFAULT_PIPELINE, run_passes
-from snn2chip.quantize.assemble import assembled
+from snn2chip.quantize.assemble import assembled, network
 from snn2chip.quantize.groups import Group, check_form, with_delays_in_front, with_identity_synapses
 from snn2chip.quantize.host import HOSTED, host_fed
 from snn2chip.quantize.neuron import APPROXIMATIONS
+from snn2chip.quantize.refine import affordable_samples, best_by_themselves, refined
 from snn2chip.quantize.search import NoScaleError, Quantized, search
 from snn2chip.quantize.setting import Encoder, Setting
 from snn2chip.quantize.shortcuts import with_own_synapses
@@ -27,12 +26,6 @@ from snn2chip.simulate.data import as_samples
 
 # Widest graded spikes that analog input is coded in on the chip.
 INPUT_BITS = 8
-# Calibration samples that are run at most; more refine nothing that 8-bit weights can show.
-CALIBRATION_SAMPLES = 128
-# Values of all layers over all steps and samples that a calibration run holds at most.
-CALIBRATION_VALUES = 60_000_000
-# Values of all layers that the whole network is run on for each alternative at most.
-REFINING_VALUES = 20_000_000
 
 
 def quantize(
@@ -88,9 +81,10 @@ def quantize(
         shortlists[name] = first[name] if name in first else _shortlist(setting, group)
         if progress is not None:
             progress(name)
-    build = partial(assembled, setting, approximate=approximate, host=host, notes=notes)
-    chosen = _refined(setting, shortlists, build) if refine else _best_by_itself(shortlists)
-    return build(chosen, passes=records)
+    chosen = best_by_themselves(shortlists)
+    if refine:
+        chosen = refined(setting, shortlists, partial(network, setting, approximate=approximate))
+    return assembled(setting, chosen, approximate=approximate, host=host, passes=records, notes=notes)
 
 
 def _with_input_that_fits(make: Callable[[int], Setting]) -> tuple[Setting, dict[str, list[Quantized]]]:
@@ -129,43 +123,6 @@ def _shortlist(setting: Setting, group: Group) -> list[Quantized]:
         return [host_fed(problem)] if hosted else choose(problem)
     except S2CError as error:
         raise type(error)(error.what, where=group.population.where(), why=error.why, fix=error.fix) from None
-
-
-def affordable_samples(graph: Graph, limit: int = CALIBRATION_VALUES) -> int:
-    """How many calibration samples are run: as many as hold ``limit`` values over all layers and steps, at least 4."""
-    shapes = graph.shapes()
-    values = (graph.time_steps or 1) * sum(int(np.prod(shapes[node.name])) for node in graph)
-    return min(CALIBRATION_SAMPLES, max(4, limit // values))
-
-
-def _best_by_itself(shortlists: dict[str, list[Quantized]]) -> dict[str, Quantized]:
-    return {name: shortlist[0] for name, shortlist in shortlists.items()}
-
-
-def _refined(
-    setting: Setting, shortlists: dict[str, list[Quantized]], build: Callable[[dict[str, Quantized]], Program]
-) -> dict[str, Quantized]:
-    """One alternative per population: the local best, unless another brings the whole network closer to its float self.
-
-    Populations are visited in order; each keeps the alternative with which the outputs on the calibration data deviate
-    least. Labels are not looked at.
-    """
-    chosen = _best_by_itself(shortlists)
-    samples = affordable_samples(setting.graph, REFINING_VALUES)
-    outputs = setting.reference.outputs[:samples]
-    spread = float(((outputs - outputs.mean(axis=0)) ** 2).sum()) or 1.0
-
-    def deviation(choices: dict[str, Quantized]) -> float:
-        found = simulate(build(choices), setting.data[:samples]).outputs
-        return float(((found - outputs) ** 2).sum()) / spread
-
-    least = deviation(chosen)
-    for name, shortlist in shortlists.items():
-        for alternative in shortlist[1:]:
-            found = deviation(chosen | {name: alternative})
-            if found < least:
-                least, chosen = found, chosen | {name: alternative}
-    return chosen
 
 
 def _check_options(target: Target, calibration: Any, bits: int, encoder: str) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.ir.graph import Network
+from snn2chip.ir.layers import Array
 from snn2chip.ir.program import Program
 from snn2chip.simulate import reference
 from snn2chip.simulate.data import as_samples
@@ -82,6 +83,39 @@ def simulate(
         assert isinstance(network, Program)
         return fast.run(network, samples, steps, wanted, **options)
     return reference.run(network, samples, steps, wanted, machine=machine, backend=backend, **options)
+
+
+class Again(Protocol):
+    """Runs of Programs on the same samples, one after another."""
+
+    def outputs(self, program: Program) -> Array:
+        """As ``simulate(program, samples).outputs``."""
+
+    def keep(self) -> None:
+        """Have what the last Program shares with the next ones computed once."""
+
+
+class _Anew:
+    """Every run by itself."""
+
+    def __init__(self, samples: Array) -> None:
+        self._samples = samples
+
+    def outputs(self, program: Program) -> Array:
+        return simulate(program, self._samples).outputs
+
+    def keep(self) -> None:
+        """Nothing is."""
+
+
+def again(program: Program, samples: Array, times: int) -> Again:
+    """For about ``times`` runs of Programs that are much like this one, all on checked ``samples`` [N, ...]."""
+    steps = samples.shape[1] if program.coding == "steps" else program.time_steps or 0
+    if not _takes_fast(program, None, "auto", len(samples) * times, steps):
+        return _Anew(samples)
+    from snn2chip.simulate.fast.again import Again as Sharing
+
+    return Sharing(samples, steps)
 
 
 def _needs_torch(what: str) -> None:

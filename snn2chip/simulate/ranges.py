@@ -118,6 +118,7 @@ class NetworkRanges:
         network: a Program; or a Graph, asked for nothing behind its synapses, whose weights are no integers yet.
         data: what enters.
         population: (node, what its summed input can be, None where that is not known yet) → the ranges of its ports.
+        like: of another network with the same rule for populations; what the two share is not worked out again.
     """
 
     def __init__(
@@ -125,8 +126,9 @@ class NetworkRanges:
         network: Network,
         data: Range,
         population: Callable[[Node, Callable[[], Range] | None], Mapping[str, Range]],
+        like: NetworkRanges | None = None,
     ) -> None:
-        self._network, self._data, self._population = network, data, population
+        self._network, self._data, self._population, self._like = network, data, population, like
         self._shapes = network.shapes()
         self._found: dict[str, Mapping[str, Range]] = {}
         self._open: set[str] = set()
@@ -140,7 +142,7 @@ class NetworkRanges:
                 return self._population(node, None)[port] if isinstance(node.layer, Neuron) else UNBOUNDED
             self._open.add(name)
             try:
-                self._found[name] = self._ranges(node)
+                self._found[name] = self._ranges(node) if self._like is None else self._as_in(self._like, node)
             finally:
                 self._open.discard(name)
         return self._found[name][port]
@@ -150,6 +152,22 @@ class NetworkRanges:
         found = [self.of(edge.source, edge.port) for edge in node.inputs]
         waits = isinstance(node.layer, Delay) or getattr(node.layer, "delay", None) is not None
         return [r.join(_ZERO) if waits or e.delay else r for r, e in zip(found, node.inputs, strict=True)]
+
+    def same_in(self, like: NetworkRanges, node: Node) -> bool:
+        """Whether the other network has the same node, for inputs of the same shapes and ranges."""
+        if like._network.nodes.get(node.name) != node:
+            return False
+        here, there = (
+            (x.inputs(node), [x._shapes[name] for name in (node.name, *(e.source for e in node.inputs))], x._data)
+            for x in (self, like)
+        )
+        return here == there
+
+    def _as_in(self, like: NetworkRanges, node: Node) -> Mapping[str, Range]:
+        if not self.same_in(like, node):
+            return self._ranges(node)
+        like.of(node.name)
+        return like._found[node.name]
 
     def _ranges(self, node: Node) -> Mapping[str, Range]:
         if isinstance(node.layer, Input):

@@ -42,11 +42,11 @@ def execute(
     threads = torch.get_num_threads()
     chunk = chunk_of(plan, n, steps, batch_size, threads)
     starts = range(0, n, chunk.samples)
-    sink = _Sink(plan, n, steps, wanted, first)
+    sink = Sink(plan, n, steps, wanted, first)
 
     def run(start: int) -> int:
         part = samples[start : start + chunk.samples]
-        _ChunkRun(plan, sink, start, len(part), steps, chunk).run(part)
+        ChunkRun(plan, sink, start, len(part), steps, chunk).run(part)
         return len(part)
 
     with linear.exact_floats():
@@ -77,7 +77,7 @@ def _in_threads(run: Callable[[int], int], starts: range, workers: int) -> Itera
         torch.set_num_threads(before)
 
 
-class _Sink:
+class Sink:
     """The arrays of the Result, filled by chunks in any order."""
 
     def __init__(self, plan: Plan, n: int, steps: int, wanted: frozenset[str], first: int) -> None:
@@ -124,10 +124,10 @@ class _Sink:
         return Result(real, integers, self.counts, tuple(program.nodes), program, kept, self.clipped)
 
 
-class _ChunkRun:
+class ChunkRun:
     """Some samples through the whole network, span of steps by span of steps, states and histories carried."""
 
-    def __init__(self, plan: Plan, sink: _Sink, start: int, n: int, steps: int, chunk: Chunk) -> None:
+    def __init__(self, plan: Plan, sink: Sink, start: int, n: int, steps: int, chunk: Chunk) -> None:
         self.plan, self.sink, self.start, self.n, self.steps, self.chunk = plan, sink, start, n, steps, chunk
         whole = [c for c in plan.components if not c.stepped] if chunk.steps >= steps else []
         at_once = {node.name for component in whole for node in component.nodes}
@@ -136,23 +136,27 @@ class _ChunkRun:
         self.constant: dict[Key, torch.Tensor] = {}
         self.outputs: list[Array] = []
 
-    def run(self, samples: Array) -> None:
-        """All steps of the samples."""
+    def data(self, samples: Array) -> torch.Tensor:
+        """The integers of the samples, [T, N, ...] or [1, N, ...]."""
         program = self.plan.program
         integers, clipped = to_integers(program, samples, self.sink.first + self.start, self.plan.input_dtype)
         self.sink.clip(clipped)
         data = torch.from_numpy(integers)
-        data = data.unsqueeze(0) if program.coding == "direct" else data.transpose(0, 1)
+        return data.unsqueeze(0) if program.coding == "direct" else data.transpose(0, 1)
+
+    def run(self, samples: Array) -> None:
+        """All steps of the samples."""
+        program, data = self.plan.program, self.data(samples)
         for t in range(0, self.steps, self.chunk.steps):
-            _Span(self, t, min(self.chunk.steps, self.steps - t)).run(data)
+            Span(self, t, min(self.chunk.steps, self.steps - t)).run(data)
         outputs = np.concatenate(self.outputs)
         self.sink.output(self.start, read_out(program, list(outputs)))
 
 
-class _Span:
+class Span:
     """Consecutive steps of a chunk. Values are tensors [S, n, ...]; S is 1 where nothing changes over time."""
 
-    def __init__(self, run: _ChunkRun, t: int, length: int) -> None:
+    def __init__(self, run: ChunkRun, t: int, length: int) -> None:
         self.chunk, self.plan, self.t, self.length = run, run.plan, t, length
         self.values: dict[Key, torch.Tensor] = dict(run.constant)
         self.nonzero: dict[Key, Array] = {}
@@ -160,15 +164,19 @@ class _Span:
     def run(self, data: torch.Tensor) -> None:
         """Every component in order; what nobody reads any more is let go."""
         for i, component in enumerate(self.plan.components):
-            if component.stepped:
-                self._stepped(component)
-            else:
-                for node in component.nodes:
-                    self._whole(node, data)
+            self.compute(component, data)
             for node in component.nodes:
                 self._count(node)
             for name in self.plan.done[i]:
                 self._release(name)
+
+    def compute(self, component: Component, data: torch.Tensor) -> None:
+        """The values of a component's nodes."""
+        if component.stepped:
+            self._stepped(component)
+        else:
+            for node in component.nodes:
+                self._whole(node, data)
 
     def _whole(self, node: Node, data: torch.Tensor) -> None:
         key = (node.name, "out")

@@ -52,6 +52,7 @@ class Plan:
         record: whether states are recorded after every step.
         absorbed: the synapses that the population they feed computes itself.
         done: of every component, the nodes whose values nobody reads after it.
+        taken: the nodes whose preparation is another plan's.
     """
 
     program: Program
@@ -66,6 +67,7 @@ class Plan:
     absorbed: Absorbed
     host_macs: dict[str, int]
     done: tuple[tuple[str, ...], ...] = ()
+    taken: set[str] = field(default_factory=set)
     synapses: dict[str, SynapseRun] = field(default_factory=dict)
     operations: dict[str, stateless.Operation] = field(default_factory=dict)
     populations: dict[str, Population] = field(default_factory=dict)
@@ -112,8 +114,12 @@ def refusal(program: Program) -> str:
     return ""
 
 
-def prepare(program: Program, wanted: frozenset[str], samples: int, steps: int) -> Plan:
-    """Choose and test every kernel, for a run of about ``samples`` samples of ``steps`` steps recording ``wanted``."""
+def prepare(program: Program, wanted: frozenset[str], samples: int, steps: int, like: Plan | None = None) -> Plan:
+    """Choose and test every kernel, for a run of about ``samples`` samples of ``steps`` steps recording ``wanted``.
+
+    Args:
+        like: the plan of a Program for the same target and the same kind of run; what the two share is taken over.
+    """
     if why := refusal(program):
         raise S2CError("the fast engine cannot run this program", why=why, fix='use engine="reference"')
     arithmetic = program.target.arithmetic
@@ -122,6 +128,7 @@ def prepare(program: Program, wanted: frozenset[str], samples: int, steps: int) 
         program,
         Range(*program.formats[program.input.name].range),
         lambda node, a: port_ranges(node.layer.model, shapes[node.name], arithmetic, a and a()),  # type: ignore[attr-defined]
+        None if like is None else like.ranges,
     )
     ports = frozenset((e.source, e.port) for node in program for e in node.inputs if e.port != "out")
     components = components_of(program)
@@ -144,8 +151,36 @@ def prepare(program: Program, wanted: frozenset[str], samples: int, steps: int) 
     plan.done = tuple(tuple(name for name, end in last.items() if end == i) for i in range(len(plan.components)))
     with linear.exact_floats():
         for node in program:
-            _prepare_node(plan, node, samples, steps)
+            if like is not None and _stands_alike(plan, like, node):
+                _take_over(plan, like, node.name)
+            else:
+                _prepare_node(plan, node, samples, steps)
     return plan
+
+
+def _stands_alike(plan: Plan, like: Plan, node: Node) -> bool:
+    """Whether a node is prepared in the same way in both plans.
+
+    A population may compute what the synapses before it do, so that these have to be the same too.
+    """
+    before = [edge.source for edge in node.inputs] if isinstance(node.layer, Neuron) else []
+    return (
+        plan.ranges.same_in(like.ranges, node)
+        and plan.channels_last[node.name] == like.channels_last[node.name]
+        and plan.keeps_states(node.name) == like.keeps_states(node.name)
+        and all((name in plan.absorbed.synapses) == (name in like.absorbed.synapses) for name in (node.name, *before))
+        and all(plan.program[name] == like.program.nodes.get(name) for name in before)
+    )
+
+
+def _take_over(plan: Plan, like: Plan, name: str) -> None:
+    plan.taken.add(name)
+    if name in like.synapses:
+        plan.synapses[name] = like.synapses[name]
+    if name in like.populations:
+        plan.populations[name] = like.populations[name]
+    if name in like.operations:
+        plan.operations[name] = like.operations[name]
 
 
 def _prepare_node(plan: Plan, node: Node, samples: int, steps: int) -> None:

@@ -6,12 +6,16 @@ The chip has no sum outside a neuron. The network stays what it is; what it take
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import itertools
+from collections.abc import Sequence
 
 from snn2chip.ir.graph import Edge, Graph, Node
-from snn2chip.ir.layers import Add, Conv, Linear, MaxPool, Neuron
-from snn2chip.passes.base import is_sum
+from snn2chip.ir.layers import Add, Conv, Layer, Linear, MaxPool, Neuron
+from snn2chip.passes.base import VIEWS, is_sum
 from snn2chip.quantize.pools import host_pools
+
+# What a population can have of its own.
+_COPIED = (Linear, Conv, MaxPool, Add, *VIEWS)
 
 
 def with_own_synapses(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
@@ -21,30 +25,37 @@ def with_own_synapses(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
     pooling reads is left as it is.
     """
     on_host = host_pools(graph)
-    kept = [node for node in graph if isinstance(node.layer, MaxPool) or node.name in on_host]
-    graph, _ = _copied(graph, [node.name for node in kept if not isinstance(node.layer, Linear | Conv)])
-    graph = _sums_at_readers(graph)
-    return _copied(graph, [node.name for node in graph if isinstance(node.layer, Linear | Conv)])
+    shared = [node.name for node in graph if isinstance(node.layer, Add) and node.name in on_host]
+    graph = _sums_at_readers(_copied(graph, shared, (Neuron, MaxPool, Add))[0])
+    return _copied(graph, list(graph.nodes), (Neuron, MaxPool))
 
 
-def _copied(graph: Graph, names: Iterable[str]) -> tuple[Graph, tuple[str, ...]]:
-    """The graph in which each of these sums has one reader, a copy for each beyond the first; and which were copied."""
+def _copied(graph: Graph, names: Sequence[str], among: tuple[type[Layer], ...]) -> tuple[Graph, tuple[str, ...]]:
+    """The graph in which each of these sums has one reader, a copy for each beyond the first, and the synapses copied.
+
+    Args:
+        among: what may read them, beside sums that max pooling reads.
+    """
     notes: list[str] = []
-    for name in reversed(list(names)):
+    for name in reversed(names):
         readers = graph.consumers(name)
-        if len(readers) < 2 or not is_sum(graph, Edge(name)):
+        if len(readers) < 2 or not isinstance(graph[name].layer, _COPIED) or not is_sum(graph, Edge(name)):
             continue
         on_host = host_pools(graph)
-        if not all(isinstance(reader.layer, Neuron | MaxPool) or reader.name in on_host for reader in readers):
+        if not all(isinstance(reader.layer, among) or reader.name in on_host for reader in readers):
             continue
         nodes = dict(graph.nodes)
         for reader in readers[1:]:
-            copy = dataclasses.replace(nodes[name], name=f"{name}.into.{reader.name}")
+            wanted = f"{name}.into.{_population_behind(graph, reader)}"
+            numbered = (f"{wanted}#{i}" for i in itertools.count(2))
+            free = next(new for new in itertools.chain([wanted], numbered) if new not in nodes)
+            copy = dataclasses.replace(nodes[name], name=free)
             nodes[copy.name] = copy
             nodes[reader.name] = _reading(nodes[reader.name], name, (Edge(copy.name),))
         graph = graph.with_nodes(nodes.values())
-        named = ", ".join(_population_behind(graph, reader) for reader in readers)
-        notes.append(f"{name}: stored {len(readers)} times, once for each population it feeds ({named})")
+        if isinstance(graph[name].layer, Linear | Conv):
+            named = ", ".join(_population_behind(graph, reader) for reader in readers)
+            notes.append(f"{name}: stored {len(readers)} times, once for each population it feeds ({named})")
     return graph, tuple(reversed(notes))
 
 

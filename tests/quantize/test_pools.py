@@ -248,8 +248,41 @@ def test_maxima_that_several_populations_read_are_taken_for_each() -> None:
     for name in ("a", "b"):
         assert np.mean(found[name].spikes != real[name].spikes) < 0.02
         assert found[name].spikes.any()
-    assert {"stem", "stem.into.pool.into.b", "pool", "pool.into.b"} <= set(made.nodes)
+    assert {"stem", "stem.into.b", "pool", "pool.into.b"} <= set(made.nodes)
     assert "stem: stored 2 times, once for each population it feeds (a, b)" in made.notes
+
+
+def test_a_pooled_image_on_a_membrane_shortcut_is_summed_for_every_population_behind() -> None:
+    rng = np.random.default_rng(21)
+    conv = lambda width: Conv2d(weights(rng, 4, width, 3, 3), padding=(1, 1))  # noqa: E731
+    network = graph(
+        (2, 8, 8),
+        node("stem", conv(2), "x"),
+        node("pool", HALVES, "stem"),
+        node("a", population(FIRES), "pool"),
+        node("conv1", conv(4), "a"),
+        node("sum1", Add(), "conv1", "pool"),
+        node("b", population(FIRES), "sum1"),
+        node("conv2", conv(4), "b"),
+        node("sum2", Add(), "conv2", "sum1"),
+        node("same", MaxPool((3, 3), (1, 1), (1, 1)), "sum2"),
+        node("c", population(FIRES), "same", "sum2"),
+        coding="direct",
+    )
+    images = rng.uniform(-1, 2, (24, 2, 8, 8)).astype(np.float32)
+    made = quantize(network, "loihi2", images[:12], host=["pools"], encoder="chip", refine=False)
+    found, real = engines_agree(made, images), simulate(network, images, record="spikes")
+    for name in "abc":
+        assert np.mean(found[name].spikes != real[name].spikes) < 0.05, name
+        assert found[name].spikes.any()
+    # One of its own for a and b; c takes the shortcut twice, as it is and inside the maximum of the sum.
+    assert [n.name for n in made if isinstance(n.layer, MaxPool)] == [
+        "pool",
+        "pool.into.b",
+        "pool.into.c",
+        "pool.into.c#2",
+        "same",
+    ]
 
 
 def test_a_synapse_that_a_maximum_and_a_population_read_is_there_for_both() -> None:

@@ -16,13 +16,14 @@ from snn2chip.ir.layers import Conv2d, Linear
 from snn2chip.ir.program import Program
 from snn2chip.simulate.fast import plan_for
 from snn2chip.simulate.fast.explain import explain_engine
-from snn2chip.simulate.fast.plan import Plan, chunk_of
+from snn2chip.simulate.fast.plan import Plan, chunk_of, piece_of
+from snn2chip.simulate.fast.population import Piece
 
 Call = Callable[[], Any]
 
 
 def bare_convolutions(program: Program, samples: int, steps: int) -> Call:
-    """The linear layers alone, each on data that lies ready, in the engine's chunks; one thread.
+    """The linear layers alone, each on data that lies ready, as much at once as the engine takes; one thread.
 
     Layers that the engine runs on int8 are called on int8 directly through oneDNN; where inputs or weights are wider,
     in float32. Layers that give the same at every step run once per sample; those that a population computes itself are
@@ -31,14 +32,21 @@ def bare_convolutions(program: Program, samples: int, steps: int) -> Call:
     rows = {row.layer: row.kernel for row in explain_engine(program, samples, steps).rows}
     plan = plan_for(program, frozenset(), samples, steps)
     chunk = chunk_of(plan, samples, steps)
-    spans, calls = math.ceil(samples / chunk.samples), []
+    calls = []
     for node in program:
-        if not isinstance(node.layer, Conv2d | Linear) or node.name in plan.absorbed.synapses:
+        population = plan.absorbed.streamed.get(node.name)
+        if (
+            not isinstance(node.layer, Conv2d | Linear)
+            or node.name in plan.absorbed.synapses
+            or population in plan.maxima
+        ):
             continue
+        part = chunk if population is None else piece_of(plan, population, chunk.samples, chunk.steps)
         once = node.name in plan.static
-        shape = (chunk.samples * (1 if once else chunk.steps), *plan.shapes[node.inputs[0].source])
+        shape = (part.samples * (1 if once else part.steps), *plan.shapes[node.inputs[0].source])
         make = _int8 if rows[node.name] == "int8" else _float
-        calls.append((make(node.layer, shape), spans * (1 if once else math.ceil(steps / chunk.steps))))
+        times = math.ceil(samples / part.samples) * (1 if once else math.ceil(steps / part.steps))
+        calls.append((make(node.layer, shape), times))
 
     def run() -> None:
         with torch.inference_mode():
@@ -94,7 +102,9 @@ def _moved(plan: Plan, name: str, samples: int, steps: int) -> dict[str, Any]:
     ]
 
     def run() -> Any:
-        return population.run(population.start(samples, False), inputs, steps, samples, True)
+        room = population.room(steps, samples)
+        population.run(room, Piece(0, steps, 0, samples), population.start(samples, False), inputs, True)
+        return room
 
     moved = sum(x.nbytes for x in inputs) + run().out.nbytes
     taken = float(np.median([seconds(run) for _ in range(5)]))

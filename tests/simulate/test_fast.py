@@ -49,10 +49,10 @@ from snn2chip.ir.target import load_target
 from snn2chip.neurons.lif import LIF, IntegerLIF
 from snn2chip.neurons.ternary import IntegerTernaryLIF
 from snn2chip.simulate import Result, fast, simulate
-from snn2chip.simulate.fast import choice, compiled, linear
+from snn2chip.simulate.fast import choice, compiled, linear, methods
 from snn2chip.simulate.fast import plan as planning
 from snn2chip.simulate.fast.explain import explain_engine, peak_memory
-from snn2chip.simulate.fast.population import Inflow, Layout, Population
+from snn2chip.simulate.fast.population import Inflow, Layout, Piece, Population
 from snn2chip.simulate.ops import NumpyOps, apply
 from snn2chip.simulate.ranges import Range, sum_range
 from tests.emit.random_programs import Case, cases
@@ -84,11 +84,11 @@ def assert_same(expected: Result, found: Result) -> None:
 
 @contextlib.contextmanager
 def chunks(size: int, threads: int = 1) -> Iterator[None]:
-    """Runs cut into chunks of ``size`` bytes, side by side in ``threads`` threads."""
+    """Runs cut into chunks of ``size`` bytes, side by side in ``threads`` threads; streamed sums in a third of that."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with mock.patch.object(planning, "CHUNK_BYTES", size):
+        with mock.patch.multiple(planning, CHUNK_BYTES=size, PIECE_BYTES=size // 3):
             yield
     finally:
         torch.set_num_threads(before)
@@ -101,7 +101,7 @@ def interpreted() -> Iterator[None]:
     def in_python(text: str, types: tuple[str, ...], example: tuple[Any, ...]) -> Any:
         space: dict[str, Any] = {}
         exec(compile(text, "<generated kernel>", "exec"), space)
-        overflow = "raise" if "a = int32(" in text else "ignore"
+        overflow = "raise" if "a_in = int32(" in text else "ignore"
 
         def kernel(*arguments: Any) -> None:
             with np.errstate(over=overflow):
@@ -298,7 +298,8 @@ def test_every_option_of_a_neuron_without_any_overflow(case: Any, reach: int, in
         rows = [
             layout.to_memory(x).reshape(steps, -1).astype(flow.dtype) for x, flow in zip(given_, flows, strict=True)
         ]
-        run = made.run(made.start(n, carried=False), rows, steps, n, first=True)
+        run = made.room(steps, n)
+        made.run(run, Piece(0, steps, 0, n), made.start(n, carried=False), rows, first=True)
     summed = sum(x * factor for x, factor in zip(given_, factors, strict=True))
     assert made.kernel == f"compiled int{made._source.bits}"  # type: ignore[union-attr]
     state = model.start((n, *layout.shape))
@@ -361,14 +362,15 @@ def test_cuts_and_threads_change_nothing(threads: int, batch_size: int, size: in
     rng = np.random.default_rng(3)
     made = conv_net(rng)
     x = spikes(rng, 9, *made.sample_shape).astype(int)
-    expected = simulate(made, x, record=EVERYTHING, engine="reference")
-    told: list[int] = []
-    with chunks(size, threads):
-        found = simulate(made, x, record=EVERYTHING, engine="fast", batch_size=batch_size, progress=told.append)
-        assert torch.get_num_threads() == threads
-    assert_same(expected, found)
-    assert told == sorted(told)
-    assert told[-1] == 9
+    for record in RECORDED:
+        expected = simulate(made, x, record=record, engine="reference")
+        told: list[int] = []
+        with chunks(size, threads):
+            found = simulate(made, x, record=record, engine="fast", batch_size=batch_size, progress=told.append)
+            assert torch.get_num_threads() == threads
+        assert_same(expected, found)
+        assert told == sorted(told)
+        assert told[-1] == 9
 
 
 def test_memory_stays_within_what_is_stated() -> None:
@@ -494,7 +496,7 @@ def every_way() -> str:
             assert any(c.kernel == "int8" or "int8" in c.rejected for c in chosen)
     # Beyond 128 processors without 8-bit dot products saturate: nothing that does may pass for right.
     wide = linear.Case.of(Conv2d(np.full((4, 16, 3, 3), 127), padding=(1, 1)), (16, 8, 8), Range(0, 255))
-    return f"{linear.METHODS['int8'].refuse(wide) or 'taken'}: {choice.distrust('int8', wide) or 'right'}"
+    return f"{methods.METHODS['int8'].refuse(wide) or 'taken'}: {choice.distrust('int8', wide) or 'right'}"
 
 
 def test_the_dilation_of_a_single_tap() -> None:
@@ -528,7 +530,7 @@ def test_every_processor_gives_the_same_integers(limit: str) -> None:
 
 
 def off_by_one(case: Any) -> Any:
-    right = linear._float(torch.float64)(case)
+    right = linear.float_kernel(torch.float64)(case)
     return lambda x: right(x) + 1
 
 
@@ -543,7 +545,7 @@ def in_bfloat16(case: Any) -> Any:
 @pytest.mark.parametrize(("broken", "said"), [(off_by_one, "wrong"), (in_bfloat16, "wrong")])
 def test_a_kernel_that_fails_its_self_test_is_not_used(broken: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("int8", "f32"):
-        monkeypatch.setitem(linear.METHODS, name, dataclasses.replace(linear.METHODS[name], make=broken))
+        monkeypatch.setitem(methods.METHODS, name, dataclasses.replace(methods.METHODS[name], make=broken))
     rng = np.random.default_rng(1)
     made = conv_net(rng)
     x = spikes(rng, 3, *made.sample_shape).astype(int)

@@ -1,7 +1,8 @@
-"""Synapses that the population they feed computes itself, so that their sums are never stored.
+"""Synapses whose sums are never stored as a whole, because one population alone reads them.
 
 A shortcut that multiplies every value by a number is a factor in the population's kernel. A small recurrent layer runs
-in that kernel too, event by event, which spares a cycle the calls of every single step.
+in that kernel too, event by event, which spares a cycle the calls of every single step. The sums of every other such
+synapse are streamed: computed for a few samples at a time, and read by the population while they are in the cache.
 """
 
 from __future__ import annotations
@@ -43,11 +44,13 @@ class Absorbed:
         reads: of every population; behind a gain, the input of that synapse.
         recurrent: of a population, what it sends to itself.
         synapses: the names of all that are not computed by themselves.
+        streamed: the names of those whose sums are computed as their population needs them, and its name.
     """
 
     reads: Mapping[str, tuple[Read, ...]]
     recurrent: Mapping[str, Recurrent]
     synapses: frozenset[str]
+    streamed: Mapping[str, str]
 
     def runs(self, component: Component) -> bool:
         """Whether a cycle is one population's own."""
@@ -76,7 +79,24 @@ def absorb(
             if edge.source not in inside
         )
     recurrent = {name: _recurrent(synapses, ranges) for name, synapses in loops.items()}
-    return Absorbed(reads, recurrent, frozenset({*gains, *inside}))
+    return Absorbed(reads, recurrent, frozenset({*gains, *inside}), _streamed(program, components, reads, alone))
+
+
+def _streamed(
+    program: Program, components: Sequence[Component], reads: Mapping[str, tuple[Read, ...]], alone: bool
+) -> dict[str, str]:
+    """The synapses of populations outside cycles that nobody else reads and that differ from step to step."""
+    if alone:
+        return {}
+    stepped = {node.name for component in components if component.stepped for node in component.nodes}
+    outside = [name for name in reads if name not in stepped]
+    pairs = [(program[read.edge.source], name) for name in outside for read in reads[name] if read.gain is None]
+    static = program.static()
+    return {
+        node.name: name
+        for node, name in pairs
+        if isinstance(node.layer, Linear | Conv) and node.name not in static and _reader(program, node) is not None
+    }
 
 
 def _reader(program: Program, node: Node) -> Node | None:

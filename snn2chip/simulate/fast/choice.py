@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from snn2chip.ir.layers import Array, Conv, Linear, Shape, windows
-from snn2chip.simulate.fast.linear import METHODS, Case, Kernel, Method, Synapse, has_int8_dot_products
+from snn2chip.simulate.fast.linear import Case, Kernel, Synapse, has_int8_dot_products
+from snn2chip.simulate.fast.methods import METHODS, Method
 from snn2chip.simulate.fast.stateless import dtype_of
 from snn2chip.simulate.ops import NumpyOps, apply
 from snn2chip.simulate.ranges import SumRange, magnitude
@@ -60,6 +61,9 @@ def _test_layer(case: Case, name: str) -> Synapse:
         weight = rng.choice(np.array([-128, -127, -1, 0, 1, 126, 127]), layer.weight.shape)
         # Sums that only grow, so that no cancellation hides a saturated pair.
         weight[0], weight[-1] = 127, -128
+    elif name == "int8 digits":
+        # Its own weights in another order: digits and sums of digits stay as they are.
+        weight = rng.permuted(layer.weight.reshape(len(layer.weight), -1), axis=1).reshape(layer.weight.shape)
     else:
         room = (2**24 if name == "f32" else 2**53) - 1
         reach = min(2**20, room // (2 * case.fan_in * max(1, case.x.magnitude)))
@@ -134,16 +138,15 @@ def choose(case: Case, batch: int, runs: float) -> Chosen:
         reason = method.refuse(case) or distrust(name, case)
         if reason:
             rejected[name] = reason
-        elif name in ("int8", "f32"):
-            exact.append(name)
-        elif not exact:
-            exact.append(name)
+            continue
+        exact.append(name)
+        if method.widest:
             break
     if len(exact) == 1:
         return _made(exact[0], METHODS[exact[0]].text, case, rejected)
     candidates = {name: METHODS[name].make(case) for name in exact}
     if runs < _WORTH_TIMING:
-        name = "int8" if _prefers_int8(case, batch) else "f32"
+        name = exact[0] if _prefers_int8(case, batch) else exact[-1]
         reason = "not timed: the run is short"
         return Chosen(name, f"{METHODS[name].text}; {reason}", case.sums, candidates[name], rejected)
     x = torch.randint(case.x.low, case.x.high + 1, (batch, *case.input_shape)).to(dtype_of(case.x))

@@ -25,12 +25,13 @@ class DoesNotFitError(Exception):
 class Source:
     """Python source of a function ``kernel`` and what it must be called with.
 
-    ``kernel(T, N, size, period, block, first, carried, a0, s0, …, out, fired, <live states>, <state histories>,
-    <starts>, <params>, <gains>)`` for N samples of ``size`` neurons: ``first`` where these are the first steps,
-    ``a<i>`` [T or 1, N·size] summed input, ``s<i>`` 0 where it has one row, ``out`` [T, N·size], ``fired`` [T, N]
-    incremented by the nonzero outputs, live states [N·size] updated in place where they are ``carried`` to later steps,
-    else scratch [block], histories [T, N·size] of every state where ``record``; starts of the live states, parameters
-    and gains [period]: period is a multiple of their repetition in memory.
+    ``kernel(t0, T, n0, N, size, period, block, first, carried, a0, s0, …, out, fired, <live states>, <state
+    histories>, <starts>, <params>, <gains>)`` for T steps from ``t0`` and N samples from ``n0``, of ``size`` neurons:
+    ``first`` where these are the first steps, ``a<i>`` [T or 1, N·size] summed input of these, ``s<i>`` 0 where it has
+    one row. Of all steps and samples: ``out`` [steps, samples·size], ``fired`` [steps, samples] incremented by the
+    nonzero outputs, live states [samples·size] updated in place where they are ``carried`` to later steps, else scratch
+    [block], histories [steps, samples·size] of every state where ``record``; starts of the live states, parameters and
+    gains [period]: period is a multiple of their repetition in memory.
     """
 
     text: str
@@ -82,7 +83,7 @@ def population_source(step: Step, ranges: Ranges | None, way_in: WayIn, record: 
         "from numpy import empty, int32, int64",
         "",
         "",
-        f"def kernel(T, N, size, period, block, first, carried, {', '.join(args)}):",
+        f"def kernel(t0, T, n0, N, size, period, block, first, carried, {', '.join(args)}):",
         "    in_period = (period + block - 1) // block",
         "    in_sample = (size + period - 1) // period * in_period",
         *([f"    r_ = empty(size, {body.cast})"] if way_in.recurrent else []),
@@ -92,18 +93,19 @@ def population_source(step: Step, ranges: Ranges | None, way_in: WayIn, record: 
         "        lo = of_sample // in_period * period + off",
         "        n = min(block, period - off, size - lo)",
         "        lo += b // in_sample * size",
+        "        to = lo + n0 * size",
         *(f"        {tile}_ = {tile}[off : off + n]" for tile in tiles),
-        "        at = lo if carried else 0",
+        "        at = to if carried else 0",
         *(f"        {names[name]}_ = {names[name]}[at : at + n]" for name in live),
         "        if first:",
         "            for i in range(n):",
         *(f"                {names[name]}_[i] = start_{name}_[i]" for name in live),
         *([] if live else ["                pass"]),
-        "        for t in range(T):",
-        *(f"            a{i}_ = a{i}[t * s{i}, lo : lo + n]" for i in inputs),
-        "            out_ = out[t, lo : lo + n]",
+        "        for t in range(t0, t0 + T):",
+        *(f"            a{i}_ = a{i}[(t - t0) * s{i}, lo : lo + n]" for i in inputs),
+        "            out_ = out[t, to : to + n]",
         *(_events(body.cast) if way_in.recurrent else []),
-        *(f"            h_{name}_ = h_{name}[t, lo : lo + n]" for name in recorded),
+        *(f"            h_{name}_ = h_{name}[t, to : to + n]" for name in recorded),
         "            count = int32(0)",
         "            for i in range(n):",
         *(f"                {_entered(name)} = {names[name]}_[i]" for name in live),
@@ -112,7 +114,7 @@ def population_source(step: Step, ranges: Ranges | None, way_in: WayIn, record: 
         *(f"                h_{name}_[i] = {new[name]}" for name in recorded),
         f"                out_[i] = {out}",
         f"                count = int32(count + (int32(1) if {out} != {body.zero} else int32(0)))",
-        "            fired[t, b // in_sample] += count",
+        "            fired[t, n0 + b // in_sample] += count",
         "",
     ]
     return Source("\n".join(lines), bits, live, recorded, used)
@@ -129,7 +131,7 @@ def _events(cast: str) -> list[str]:
         "            r_[:] = 0",
         "            for k in range(len(delays)):",
         "                s = t - delays[k]",
-        "                sent = out[s, lo : lo + n] if s >= 0 else past[len(past) + s, lo : lo + n]",
+        "                sent = out[s, to : to + n] if s >= 0 else past[len(past) + s, to : to + n]",
         "                for j in range(n):",
         f"                    value = {cast}(sent[j])",
         "                    if value != 0:",

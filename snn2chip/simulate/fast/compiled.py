@@ -77,10 +77,19 @@ def from_source(text: str, *example: Any) -> Callable[..., None]:
         return _loaded[text, types]
 
 
+# What functions of this package may name.
+_HEADER = """from __future__ import annotations
+
+from typing import Any
+
+from numpy import floor, int32
+"""
+
+
 def from_function(function: Callable[..., None]) -> Callable[..., None]:
     """A function of this package on contiguous arrays and numbers, compiled once for each combination of dtypes."""
     source = inspect.getsource(function).replace(f"def {function.__name__}(", "def kernel(", 1)
-    text = f"from __future__ import annotations\n\nfrom typing import Any\n\n\n{source}"
+    text = f"{_HEADER}\n\n{source}"
 
     def run(*args: Any) -> None:
         nothing = (np.empty((0,) * a.ndim, a.dtype) if isinstance(a, np.ndarray) else a for a in args)

@@ -16,8 +16,8 @@ from snn2chip.simulate.counting import silent
 from snn2chip.simulate.data import to_integers
 from snn2chip.simulate.fast import linear, stateless
 from snn2chip.simulate.fast.components import Component
-from snn2chip.simulate.fast.plan import Chunk, Key, Plan, chunk_of
-from snn2chip.simulate.fast.population import Layout
+from snn2chip.simulate.fast.plan import Chunk, Key, Plan, chunk_of, piece_of
+from snn2chip.simulate.fast.population import Layout, Piece
 from snn2chip.simulate.readout import read_out
 from snn2chip.simulate.result import Counts, Recording, Result
 
@@ -131,6 +131,7 @@ class ChunkRun:
         self.plan, self.sink, self.start, self.n, self.steps, self.chunk = plan, sink, start, n, steps, chunk
         whole = [c for c in plan.components if not c.stepped] if chunk.steps >= steps else []
         at_once = {node.name for component in whole for node in component.nodes}
+        at_once -= {name for name in plan.populations if piece_of(plan, name, n, chunk.steps).steps < steps}
         self.states = {name: p.start(n, carried=name not in at_once) for name, p in plan.populations.items()}
         self.past: dict[Key, torch.Tensor] = {}
         self.constant: dict[Key, torch.Tensor] = {}
@@ -255,7 +256,7 @@ class Span:
     def _evaluate(self, node: Node, lo: int, hi: int) -> dict[Key, torch.Tensor]:
         """The values of a node's ports over some steps of the span, recorded on the way.
 
-        None of a synapse that the population it feeds computes itself.
+        None of a synapse that is computed on the way into the population it feeds.
         """
         layer, key = node.layer, (node.name, "out")
         if isinstance(layer, Neuron):
@@ -268,10 +269,10 @@ class Span:
             return {key: out}
         if isinstance(layer, Delay):
             out = self._read(node.inputs[0], lo, hi, layer.steps)
-        elif node.name in self.plan.absorbed.synapses:
+        elif node.name in self.plan.absorbed.synapses or node.name in self.plan.absorbed.streamed:
             return {}
         elif node.name in self.plan.synapses:
-            out = self._synapse(node, lo, hi)
+            out = self._synapse(node, lo, hi, slice(0, self.chunk.n))
         else:
             xs = [self._read(e, lo, hi) for e in node.inputs]
             steps_of = max(len(x) for x in xs)
@@ -281,12 +282,15 @@ class Span:
             self._store(node, "out", out, lo, hi)
         return {key: out}
 
-    def _synapse(self, node: Node, lo: int, hi: int) -> torch.Tensor:
+    def _synapse(self, node: Node, lo: int, hi: int, samples: slice) -> torch.Tensor:
+        """The sums of some steps and samples."""
         synapse, (edge,) = self.plan.synapses[node.name], node.inputs
         total: torch.Tensor | None = None
         for delay, chosen in synapse.parts:
-            x = self._read(edge, lo, hi, delay)
-            y = self._split(chosen.run(x.flatten(0, 1))).to(synapse.dtype)
+            x = self._read(edge, lo, hi, delay)[:, samples]
+            rows = _in_memory_order(x, self.plan.channels_last[edge.source]).flatten(0, 1)
+            y = chosen.run(rows.movedim(-1, 1) if self.plan.channels_last[edge.source] else rows)
+            y = y.view(len(x), -1, *y.shape[1:]).to(synapse.dtype)
             total = y if total is None else total + y
         assert total is not None
         return total
@@ -296,20 +300,22 @@ class Span:
         return rows.view(-1, self.chunk.n, *rows.shape[1:])
 
     def _population(self, node: Node, lo: int, hi: int) -> dict[Key, torch.Tensor]:
+        if node.name in self.plan.maxima:
+            return self._maximum(node, lo, hi)
         population, layout = self.plan.populations[node.name], self.plan.populations[node.name].layout
-        inputs = [self._read(read.edge, lo, hi) for read in self.plan.absorbed.reads[node.name]]
-        if "a" in self.chunk.sink.wanted:
-            total = sum((x.to(torch.int64) for x in inputs[1:]), start=inputs[0].to(torch.int64))
-            self._store(node, "a", total, lo, hi)
-        rows = []
-        for x in inputs:
-            memory = x.movedim(2, -1) if layout.channels_last else x
-            rows.append(memory.reshape(x.shape[0], -1).contiguous().numpy())
         steps, n, key = hi - lo, self.chunk.n, (node.name, "out")
         past = None
         if population.recurrent is not None:
             past = self._before(key, -self.plan.history[key], 0).reshape(-1, n * layout.size).contiguous().numpy()
-        run = population.run(self.chunk.states[node.name], rows, steps, n, self.t + lo == 0, past)
+        run = population.room(steps, n)
+        for piece in self._pieces(node, steps):
+            inputs = self._way_in(node, lo, piece)
+            if "a" in self.chunk.sink.wanted:
+                total = sum((x.to(torch.int64) for x in inputs[1:]), start=inputs[0].to(torch.int64))
+                self._store(node, "a", total, lo, hi)
+            rows = [_in_memory_order(x, layout.channels_last).reshape(len(x), -1).numpy() for x in inputs]
+            first = self.t + lo + piece.step == 0
+            population.run(run, piece, self.chunk.states[node.name], rows, first, past)
         if steps == self.length:
             self.nonzero[key] = run.fired
         else:
@@ -325,6 +331,36 @@ class Span:
             if (node.name, name) in self.plan.ports:
                 found[node.name, name] = values.to(self.plan.dtype((node.name, name)))
         return found
+
+    def _maximum(self, node: Node, lo: int, hi: int) -> dict[Key, torch.Tensor]:
+        """A population that sends the maxima of what its synapse reads."""
+        synapse, key = self.plan.program[node.inputs[0].source], (node.name, "out")
+        x = self._read(synapse.inputs[0], lo, hi).flatten(0, 1)
+        rows = self.plan.maxima[node.name]([x])
+        self.nonzero[key] = self.plan.nonzeros(rows).reshape(-1, self.chunk.n)
+        out = self._split(rows)
+        if "spikes" in self.chunk.sink.wanted:
+            self._store(node, "spikes", out, lo, hi)
+        return {key: out}
+
+    def _pieces(self, node: Node, steps: int) -> Iterator[Piece]:
+        """What of a population is computed at once, in turn; a sample's steps one behind the other."""
+        n = self.chunk.n
+        size = piece_of(self.plan, node.name, n, steps)
+        for sample in range(0, n, size.samples):
+            for step in range(0, steps, size.steps):
+                yield Piece(step, min(size.steps, steps - step), sample, min(size.samples, n - sample))
+
+    def _way_in(self, node: Node, lo: int, piece: Piece) -> list[torch.Tensor]:
+        """What a population reads in a piece of the steps from ``lo``, streamed sums among it: [S, n, ...] each."""
+        lo, hi = lo + piece.step, lo + piece.step + piece.steps
+        samples = slice(piece.sample, piece.sample + piece.samples)
+        return [
+            self._synapse(self.plan.program[read.edge.source], lo, hi, samples)
+            if read.edge.source in self.plan.absorbed.streamed
+            else self._read(read.edge, lo, hi)[:, samples]
+            for read in self.plan.absorbed.reads[node.name]
+        ]
 
     def _from_memory(self, rows: Array, layout: Layout) -> torch.Tensor:
         values = torch.from_numpy(rows).reshape(len(rows), self.chunk.n, *layout.memory_shape)
@@ -366,3 +402,8 @@ class Span:
             self.chunk.sink.store(node.name, what, self.chunk.start, 0, values, self.chunk.steps)
         else:
             self.chunk.sink.store(node.name, what, self.chunk.start, self.t + lo, values, hi - lo)
+
+
+def _in_memory_order(x: torch.Tensor, channels_last: bool) -> torch.Tensor:
+    """[S, n, C, ...] → contiguous [S, n, ..., C] where channels lie last, else contiguous as it is."""
+    return (x.movedim(2, -1) if channels_last else x).contiguous()

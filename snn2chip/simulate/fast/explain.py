@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from snn2chip.ir.graph import Node
-from snn2chip.ir.layers import Conv, Linear, Neuron
+from snn2chip.ir.layers import Conv, Flatten, Linear, Neuron, Permute, Reshape
 from snn2chip.ir.program import Program
 from snn2chip.simulate.fast import compiled, plan_for, worthwhile
-from snn2chip.simulate.fast.plan import Chunk, Plan, chunk_of, last_reader, refusal
+from snn2chip.simulate.fast.methods import METHODS
+from snn2chip.simulate.fast.plan import Chunk, Plan, chunk_of, last_reader, piece_of, refusal
 from snn2chip.simulate.footprint import Memory, result_bytes
 
 
@@ -66,7 +67,9 @@ def explain_engine(
 
 def _row(plan: Plan, node: Node) -> Row:
     proved = str(plan.ranges.of(node.name))
-    if node.name in plan.absorbed.synapses:
+    if node.name in plan.maxima:
+        return Row(node.name, node.layer.kind, "maximum", "it fires if any input of a window does", proved)
+    if node.name in plan.absorbed.synapses or plan.absorbed.streamed.get(node.name) in plan.maxima:
         return Row(node.name, node.layer.kind, "in its population", "its sums are never stored", proved)
     if node.name in plan.synapses:
         chosen = [choice for _, choice in plan.synapses[node.name].parts]
@@ -108,12 +111,22 @@ def _chunk_bytes(plan: Plan, chunk: Chunk, steps: int, wanted: frozenset[str]) -
     def span(name: str) -> int:
         return chunk.samples * (1 if name in plan.static else chunk.steps)
 
+    def held(node: Node) -> int:
+        """Bytes of a layer that are gone once it is computed; of streamed sums, what one piece of them takes."""
+        if node.name in plan.absorbed.streamed:
+            return 0
+        own = _temporary(plan, node, wanted) * span(node.name)
+        for source in plan.streamed_into(node.name) if node.name not in plan.maxima else ():
+            piece = piece_of(plan, node.name, chunk.samples, chunk.steps)
+            own += (sizes[source] + _temporary(plan, plan.program[source], wanted)) * piece.samples * piece.steps
+        return own
+
     live: dict[str, int] = {}
     peak = 0
     for i, component in enumerate(plan.components):
         for node in component.nodes:
-            live[node.name] = sizes[node.name] * span(node.name)
-        temporary = sum(_temporary(plan, node, wanted) * span(node.name) for node in component.nodes)
+            live[node.name] = sizes[node.name] * span(node.name) * (node.name not in plan.absorbed.streamed)
+        temporary = sum(map(held, component.nodes))
         peak = max(peak, sum(live.values()) + temporary)
         live = {name: size for name, size in live.items() if ends[name] != i or name in plan.static}
     neurons = sum(math.prod(plan.shapes[node.name]) for node in plan.program.neurons)
@@ -132,14 +145,19 @@ def _temporary(plan: Plan, node: Node, wanted: frozenset[str]) -> int:
     if node.name in plan.absorbed.synapses:
         return 0
     if isinstance(node.layer, Linear | Conv):
-        widths = {"int8": 1, "f32": 4, "f64": 8, "int64": 8 + 8 * math.prod(node.layer.weight.shape[1:])}
         parts = plan.synapses[node.name].parts
-        cast: int = max(widths[choice.kernel] for _, choice in parts)
+        used = [METHODS[choice.kernel] for _, choice in parts]
+        windows = 8 * math.prod(node.layer.weight.shape[1:]) * any(choice.kernel == "int64" for _, choice in parts)
         # Delayed inputs are copied; parts are summed in their own dtype.
-        return given * (cast + 8) + size * 8 * min(2, len(parts))
+        cast: int = max(method.input_bytes for method in used) + windows
+        return given * (cast + 8) + size * (8 * (min(2, len(parts)) - 1) + max(method.output_bytes for method in used))
     if isinstance(node.layer, Neuron):
         recorded = 8 * size * len({"u", "v", "a", "spikes"} & wanted)
+        whole = (read.edge.source for read in plan.absorbed.reads[node.name])
+        given = sum(math.prod(plan.shapes[source]) for source in whole if source not in plan.absorbed.streamed)
         return given * 8 * (2 if "a" in wanted else 1) + recorded
+    if isinstance(node.layer, Flatten | Reshape | Permute):
+        return 2 * plan.step_bytes[node.name]
     return (given + size) * 16
 
 

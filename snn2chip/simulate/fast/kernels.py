@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from numpy import floor, int32
+
 from snn2chip.simulate.fast import compiled
 
 
@@ -19,6 +21,18 @@ def pool_kernel() -> Callable[..., None]:
 def count_kernel() -> Callable[..., None]:
     """``count(x [B,P,C], places [K], weights [K], out [B])``: nonzero values at these places, times their weights."""
     return compiled.from_function(_count)
+
+
+@functools.cache
+def join_kernel() -> Callable[..., None]:
+    """``join(y [I,R,J,C], places [I,J], bias [C], row [C], out [R,C])``: bias + Σ places[i,j]·y[i,:,j,:] in float64."""
+    return compiled.from_function(_join)
+
+
+@functools.cache
+def rescale_kernel() -> Callable[..., None]:
+    """``rescale(x [M], half, factor, out [M])``: ⌊(x + half)·factor⌋ in float64; factor is a power of two."""
+    return compiled.from_function(_rescale)
 
 
 def _pool(x: Any, out: Any, kh: int, kw: int, sh: int, sw: int, ph: int, pw: int, largest: bool) -> None:
@@ -43,13 +57,33 @@ def _pool(x: Any, out: Any, kh: int, kw: int, sh: int, sw: int, ph: int, pw: int
                                 to[c] += source[c]
 
 
+def _join(y: Any, places: Any, bias: Any, row: Any, out: Any) -> None:
+    for r in range(len(out)):
+        for c in range(len(row)):
+            row[c] = bias[c]
+        for i in range(places.shape[0]):
+            for j in range(places.shape[1]):
+                digits, place = y[i, r, j], places[i, j]
+                for c in range(len(row)):
+                    row[c] += place * digits[c]
+        to = out[r]
+        for c in range(len(row)):
+            to[c] = row[c]
+
+
+def _rescale(x: Any, half: float, factor: float, out: Any) -> None:
+    for i in range(len(x)):
+        out[i] = floor((x[i] + half) * factor)
+
+
 def _count(x: Any, places: Any, weights: Any, out: Any) -> None:
     for b in range(len(x)):
         total = 0
         for k in range(len(places)):
             row = x[b, places[k]]
-            found = 0
+            # Wider counters would fill a vector register with fewer values than a row has.
+            found = int32(0)
             for c in range(len(row)):
-                found += row[c] != 0
+                found = int32(found + int32(row[c] != 0))
             total += found * weights[k]
         out[b] = total

@@ -97,7 +97,8 @@ def _zero_point(x: Range) -> int:
     return max(0, -x.low)
 
 
-def _refuse_int8(case: Case) -> str:
+def refuse_int8(case: Case) -> str:
+    """Why oneDNN's int8 kernels are not exact for a case; "" where they are."""
     weights = case.layer.weight // common_power(case.layer.weight)
     if isinstance(case.layer, Conv) and case.layer.axes > 2:
         return "no kernel for three axes"
@@ -110,11 +111,13 @@ def _refuse_int8(case: Case) -> str:
     return "" if max(case.sums.partial, shifted) < 2**24 else "sums exceed a float's 24 bits"
 
 
-def _refuse_f32(case: Case) -> str:
+def refuse_f32(case: Case) -> str:
+    """The same of float32."""
     return "" if case.float_bits < 2**24 else "sums exceed 24 bits"
 
 
-def _refuse_f64(case: Case) -> str:
+def refuse_f64(case: Case) -> str:
+    """The same of float64."""
     return "" if case.float_bits < 2**53 else "sums exceed 53 bits"
 
 
@@ -122,7 +125,8 @@ def _tensor(array: Array) -> torch.Tensor:
     return torch.from_numpy(np.array(array))
 
 
-def _int8(case: Case) -> Kernel:
+def int8_kernel(case: Case) -> Kernel:
+    """OneDNN's product of bytes, inputs shifted so that they are unsigned."""
     layer, zero = case.layer, _zero_point(case.x)
     power = common_power(layer.weight)
     weight = _tensor(layer.weight // power).to(torch.int8)
@@ -148,7 +152,9 @@ def _bytes(x: torch.Tensor, zero: int) -> torch.Tensor:
     return x.to(torch.int8).view(torch.uint8).add(zero) if zero else x.to(torch.uint8)
 
 
-def _float(dtype: torch.dtype) -> Callable[[Case], Kernel]:
+def float_kernel(dtype: torch.dtype) -> Callable[[Case], Kernel]:
+    """Torch's product in a float type that holds every sum."""
+
     def make(case: Case) -> Kernel:
         layer = case.layer
         weight = _tensor(layer.weight).to(dtype)
@@ -163,31 +169,14 @@ def _float(dtype: torch.dtype) -> Callable[[Case], Kernel]:
     return make
 
 
-def _int64(case: Case) -> Kernel:
+def numpy_kernel(case: Case) -> Kernel:
+    """The definition."""
     ops = NumpyOps()
 
     def run(x: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(apply(case.layer, [x.to(torch.int64).numpy()], ops))
 
     return run
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way to compute a synapse: ``refuse`` says why it is not exact for a case ("" where it is)."""
-
-    refuse: Callable[[Case], str]
-    make: Callable[[Case], Kernel]
-    text: str
-
-
-# In order of preference where nothing is timed; the last one is the definition and always holds.
-METHODS: dict[str, Method] = {
-    "int8": Method(_refuse_int8, _int8, "8-bit weights and inputs, sums in 32 bits (oneDNN)"),
-    "f32": Method(_refuse_f32, _float(torch.float32), "every partial sum is proved to fit 24 bits"),
-    "f64": Method(_refuse_f64, _float(torch.float64), "every partial sum is proved to fit 53 bits"),
-    "int64": Method(lambda case: "", _int64, "numpy, 64-bit integers"),
-}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from snn2chip.errors import S2CError
-from snn2chip.ir.graph import Node
+from snn2chip.ir.graph import Edge, Node
 from snn2chip.ir.layers import Conv, Delay, Input, Linear, Neuron, Output, Pool, Readout, Shape
 from snn2chip.ir.program import Program
 from snn2chip.neurons.base import IntegerNeuron
@@ -20,15 +21,19 @@ from snn2chip.simulate.fast import linear, stateless
 from snn2chip.simulate.fast.absorbed import Absorbed, absorb
 from snn2chip.simulate.fast.choice import Chosen, choose
 from snn2chip.simulate.fast.components import Component, components_of
+from snn2chip.simulate.fast.maxima import maxima
 from snn2chip.simulate.fast.population import Inflow, Layout, Population, port_ranges
 from snn2chip.simulate.fast.symbolic import state_names
 from snn2chip.simulate.ranges import NetworkRanges, Range
 
 Key = tuple[str, str]
 
-# Bytes of one layer's largest tensor in one chunk: sums, spikes and states then move through the second-level cache,
+# Bytes of one layer's sums in one chunk. Most are streamed; spikes, a quarter of it, then stay in the last-level cache,
 # and the allocator reuses memory instead of asking the system for it.
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 16 << 20
+# Bytes of the sums that are computed and read at once on the way into a population: they stay in a second-level cache,
+# and are enough to repay the calls.
+PIECE_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ class Plan:
     Args:
         program: what is run.
         record: whether states are recorded after every step.
-        absorbed: the synapses that the population they feed computes itself.
+        absorbed: the synapses whose sums are not stored as a whole.
+        maxima: of populations that only send the maxima of windows, what computes these.
         done: of every component, the nodes whose values nobody reads after it.
         taken: the nodes whose preparation is another plan's.
     """
@@ -71,6 +77,7 @@ class Plan:
     synapses: dict[str, SynapseRun] = field(default_factory=dict)
     operations: dict[str, stateless.Operation] = field(default_factory=dict)
     populations: dict[str, Population] = field(default_factory=dict)
+    maxima: Mapping[str, stateless.Operation] = field(default_factory=dict)
     nonzeros: stateless.Counter = field(default_factory=stateless.nonzero_counter)
 
     def dtype(self, key: Key) -> torch.dtype:
@@ -93,6 +100,11 @@ class Plan:
             stored = node.name not in self.absorbed.synapses
             sizes[node.name] = stored * math.prod(self.shapes[node.name]) * width
         return sizes
+
+    def streamed_into(self, name: str) -> list[str]:
+        """The synapses whose sums a population reads as they are computed."""
+        sources = [read.edge.source for read in self.absorbed.reads.get(name, ())]
+        return [source for source in sources if source in self.absorbed.streamed]
 
     def keeps_states(self, name: str) -> bool:
         """Whether the states of a population after every step are wanted."""
@@ -147,6 +159,7 @@ def prepare(program: Program, wanted: frozenset[str], samples: int, steps: int, 
         absorbed,
         host_macs(program),
     )
+    plan.maxima = {name: run for name, run in maxima(program, absorbed, ranges).items() if not plan.keeps_states(name)}
     last = last_reader(plan)
     plan.done = tuple(tuple(name for name, end in last.items() if end == i) for i in range(len(plan.components)))
     with linear.exact_floats():
@@ -212,7 +225,10 @@ def _synapse(plan: Plan, node: Node, samples: int, steps: int) -> SynapseRun:
     if node.name in plan.absorbed.synapses:
         return SynapseRun((), events, plan.dtype((node.name, "out")))
     once = node.name in plan.static
-    batch = chunk_of(plan, samples, steps).samples * (1 if once else chunk_of(plan, samples, steps).steps)
+    at_once = chunk_of(plan, samples, steps)
+    if node.name in plan.absorbed.streamed:
+        at_once = piece_of(plan, plan.absorbed.streamed[node.name], at_once.samples, at_once.steps)
+    batch = at_once.samples * (1 if once else at_once.steps)
     runs = samples * (1 if once else steps) / batch
     by_delay = layer.by_delay() if isinstance(layer, Linear) else [(0, layer)]
     parts = tuple((delay, choose(linear.Case.of(part, shape, x), batch, runs)) for delay, part in by_delay)
@@ -280,12 +296,27 @@ def chunk_of(plan: Plan, samples: int, steps: int, limit: int | None = None, wor
     return Chunk(at_once, max(1, min(steps, room // at_once)))
 
 
+def piece_of(plan: Plan, name: str, samples: int, steps: int) -> Chunk:
+    """How much of a population is computed at once: all, or what keeps its streamed sums within ``PIECE_BYTES``."""
+    bytes_ = sum(plan.step_bytes[source] for source in plan.streamed_into(name))
+    room = max(1, PIECE_BYTES // bytes_) if bytes_ else samples * steps
+    return Chunk(max(1, min(samples, room // steps)), min(steps, room))
+
+
+def _read_on_the_way_in(plan: Plan, node: Node) -> Iterator[Edge]:
+    """What a population reads in place of its inputs: behind factors, behind streamed synapses."""
+    for read in plan.absorbed.reads.get(node.name, ()):
+        yield read.edge
+        if read.edge.source in plan.absorbed.streamed:
+            yield from plan.program[read.edge.source].inputs
+
+
 def last_reader(plan: Plan) -> dict[str, int]:
     """The component after which a node's values are needed no more."""
     found: dict[str, int] = {}
     for i, component in enumerate(plan.components):
         for node in component.nodes:
             found[node.name] = max(found.get(node.name, 0), i)
-            for edge in (*node.inputs, *(read.edge for read in plan.absorbed.reads.get(node.name, ()))):
+            for edge in (*node.inputs, *_read_on_the_way_in(plan, node)):
                 found[edge.source] = i
     return found

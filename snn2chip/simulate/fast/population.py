@@ -16,7 +16,7 @@ from snn2chip.neurons.base import IntegerNeuron
 from snn2chip.simulate.fast import compiled
 from snn2chip.simulate.fast.codegen import BLOCK, DoesNotFitError, Source, WayIn, population_source
 from snn2chip.simulate.fast.stateless import array_dtype, dtype_of
-from snn2chip.simulate.fast.symbolic import NotSymbolicError, Ranges, Step, invariant, start_of, trace_step
+from snn2chip.simulate.fast.symbolic import NotSymbolicError, Ranges, Step, invariant, start_of, state_names, trace_step
 from snn2chip.simulate.ranges import UNBOUNDED, Range
 
 # What a numpy run is fed when its input is not known: nothing is assumed.
@@ -80,9 +80,19 @@ class Recurrent:
     reach: int
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive steps and samples of a run."""
+
+    step: int
+    steps: int
+    sample: int
+    samples: int
+
+
 @dataclass
 class Run:
-    """One call of a population on n samples of M / n neurons.
+    """What a population of M / n neurons gives for n samples, filled piece by piece.
 
     Args:
         out: [T, M]. fired: [T, n] nonzero outputs. histories: where asked for, every state after every step [T, M].
@@ -205,8 +215,9 @@ class Population:
         if self.recurrent is not None:
             self._loop = [np.ascontiguousarray(self.recurrent.rows, dtype=self.dtype), self.recurrent.delays]
         empty = [np.empty((1, 0), x.dtype) for x in self.inputs]
-        nothing = self._arguments(0, empty, self.start(0, True), 0, True, np.empty((0, 0), self._out_dtype))
-        self._compiled: Callable[..., None] = compiled.from_source(source.text, *nothing[0])
+        past = np.empty((0, 0), self._out_dtype)
+        nothing = self._arguments(self.room(0, 0), Piece(0, 0, 0, 0), empty, self.start(0, True), True, past)
+        self._compiled: Callable[..., None] = compiled.from_source(source.text, *nothing)
 
     def _tiled(self, params: list[Array]) -> tuple[list[Array], int, int]:
         """Parameters over one period of memory, that period, and the block a kernel handles at a time."""
@@ -225,65 +236,72 @@ class Population:
     def start(self, n: int, carried: bool) -> dict[str, Array]:
         """Room for the states of n samples; ``carried``: from one call to the next, not within one alone."""
         if self._source is None:
-            return self.model.start((n, *self.layout.shape))
+            # Of their own: a model may give one array for several states.
+            return {name: state.copy() for name, state in self.model.start((n, *self.layout.shape)).items()}
         size = n * self.layout.size if carried else self._block
         return {name: np.empty(size, self.dtype) for name in self._source.live}
 
+    def room(self, steps: int, n: int) -> Run:
+        """For ``steps`` steps of n samples, to be filled by :meth:`run`."""
+        m = n * self.layout.size
+        names = state_names(self.model) if self._source is None else self._source.recorded
+        histories = {name: np.empty((steps, m), self.dtype) for name in names if self.record}
+        return Run(np.empty((steps, m), self._out_dtype), np.zeros((steps, n), np.int64), histories)
+
     def run(
         self,
+        room: Run,
+        piece: Piece,
         states: dict[str, Array],
         inputs: list[Array],
-        steps: int,
-        n: int,
         first: bool,
         past: Array | None = None,
-    ) -> Run:
-        """``steps`` steps of n samples.
+    ) -> None:
+        """Fill a piece of ``room``.
 
         Args:
-            states: of :meth:`start`, changed in place.
-            inputs: each [steps, n·size] in memory order, or [1, …] where it is the same at every step; without gain.
+            room: of :meth:`room`. piece: the steps and samples of it that are computed.
+            states: of :meth:`start` for all samples, changed in place.
+            inputs: of the piece, each [steps, samples·size] in memory order, or [1, …] where it is the same at every
+                step; without gain.
             first: whether these are the first steps of the samples.
-            past: [D, n·size] what a recurrent population sent in the D steps before; D is its longest delay.
+            past: [D, n·size] what a recurrent population sent in the D steps before the room's; D is its longest delay.
         """
         if self._source is None:
-            return self._stepped(states, inputs, steps, n)
-        arguments, run = self._arguments(steps, inputs, states, n, first, past)
-        self._compiled(*arguments)
-        return run
+            self._stepped(room, piece, states, inputs)
+        else:
+            self._compiled(*self._arguments(room, piece, inputs, states, first, past))
 
     def _arguments(
-        self, steps: int, inputs: list[Array], states: dict[str, Array], n: int, first: bool, past: Array | None
-    ) -> tuple[list[Any], Run]:
+        self, room: Run, piece: Piece, inputs: list[Array], states: dict[str, Array], first: bool, past: Array | None
+    ) -> list[Any]:
         assert self._source is not None
-        m = n * self.layout.size
-        out, fired = np.empty((steps, m), self._out_dtype), np.zeros((steps, n), np.int64)
-        histories = {name: np.empty((steps, m), self.dtype) for name in self._source.recorded}
         pairs = [part for x in inputs for part in (x, int(len(x) > 1))]
         live = [states[name] for name in self._source.live]
-        carried = not live or len(live[0]) == m
-        head = [steps, n, self.layout.size, self._period, self._block, first, carried]
+        carried = not live or len(live[0]) == room.out.shape[1]
+        where = [piece.step, piece.steps, piece.sample, piece.samples]
+        head = [*where, self.layout.size, self._period, self._block, first, carried]
         loop = [] if self.recurrent is None else [past, *self._loop]
-        run = Run(out, fired, histories)
-        return [*head, *pairs, out, fired, *live, *histories.values(), *self._tiles, *loop], run
+        return [*head, *pairs, room.out, room.fired, *live, *room.histories.values(), *self._tiles, *loop]
 
-    def _stepped(self, states: dict[str, Array], inputs: list[Array], steps: int, n: int) -> Run:
+    def _stepped(self, room: Run, piece: Piece, states: dict[str, Array], inputs: list[Array]) -> None:
         """The definition itself, one step after another."""
+        n, size = piece.samples, self.layout.size
         shape = (n, *self.layout.memory_shape)
-        outs: list[Array] = []
-        histories: dict[str, list[Array]] = {name: [] for name in states if self.record}
-        for t in range(steps):
+        columns = slice(piece.sample * size, (piece.sample + n) * size)
+        samples = slice(piece.sample, piece.sample + n)
+        own = {name: state[samples] for name, state in states.items()}
+        for t in range(piece.steps):
             rows = [
                 self.layout.from_memory(x[t if len(x) > 1 else 0].reshape(shape).astype(np.int64))
                 * (1 if known.gain is None else known.gain)
                 for x, known in zip(inputs, self.inputs, strict=True)
             ]
-            a = functools.reduce(np.add, rows)
-            new, out = self.model.step(dict(states), a, self.arithmetic)
-            states.update(new)
-            outs.append(self.layout.to_memory(out).reshape(-1))
-            for name, history in histories.items():
-                history.append(self.layout.to_memory(states[name]).reshape(-1))
-        out = np.stack(outs)
-        fired = np.count_nonzero(out.reshape(steps, n, -1), axis=2)
-        return Run(out.astype(self._out_dtype), fired, {name: np.stack(h) for name, h in histories.items()})
+            own, out = self.model.step(own, functools.reduce(np.add, rows), self.arithmetic)
+            sent = self.layout.to_memory(out).reshape(n, -1)
+            room.out[piece.step + t, columns] = sent.ravel()
+            room.fired[piece.step + t, samples] = np.count_nonzero(sent, axis=1)
+            for name, history in room.histories.items():
+                history[piece.step + t, columns] = self.layout.to_memory(own[name]).ravel()
+        for name, state in own.items():
+            states[name][samples] = state

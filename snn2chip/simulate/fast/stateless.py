@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from snn2chip.ir import layers as L
 from snn2chip.ir.layers import Array, Shape
 from snn2chip.simulate.fast import compiled
-from snn2chip.simulate.fast.kernels import count_kernel, pool_kernel
+from snn2chip.simulate.fast.kernels import count_kernel, pool_kernel, rescale_kernel
 from snn2chip.simulate.ops import NumpyOps, apply
 from snn2chip.simulate.ranges import Range, common_power, magnitude
 
@@ -136,11 +136,22 @@ def _rescale(site: Site) -> Operation:
     shift = site.layer.shift
     half = (1 << shift) >> 1
     dtype = wide(site.inputs[0].magnitude + half, 1)
-    if dtype in (torch.float32, torch.float64):
-        # A power of two changes the exponent alone, and the floor of a float is exact.
-        factor = 2.0**-shift
+    if dtype == torch.int64:
+        return lambda xs: (xs[0].to(torch.int64) + half) >> shift
+    # A power of two changes the exponent alone, and the floor of a float is exact.
+    factor, out = 2.0**-shift, array_dtype(dtype_of(site.out))
+    if compiled.missing():
         return lambda xs: xs[0].to(dtype).add(half).mul_(factor).floor_()
-    return lambda xs: (xs[0].to(torch.int64) + half) >> shift
+    rescale = rescale_kernel()
+
+    def run(xs: list[torch.Tensor]) -> torch.Tensor:
+        last = xs[0].dim() > 2 and not xs[0].is_contiguous()
+        x = (xs[0].movedim(1, -1) if last else xs[0]).contiguous().numpy()
+        y = np.empty(x.shape, out)
+        rescale(x.reshape(-1), float(half), factor, y.reshape(-1))
+        return torch.from_numpy(y).movedim(-1, 1) if last else torch.from_numpy(y)
+
+    return run
 
 
 def _concat(site: Site) -> Operation:

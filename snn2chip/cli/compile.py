@@ -41,7 +41,7 @@ from snn2chip.errors import UsageError
     "--against",
     multiple=True,
     metavar="ORACLE",
-    help="What to verify against: lava, lava-runtime, reference, none. Repeatable. [default: lava]",
+    help="What to verify against: lava, lava-runtime, fast, reference, none. Repeatable. [default: lava]",
 )
 @click.option("--verify-samples", type=click.IntRange(1), default=2, show_default=True, help="Samples to verify.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds torch, numpy and random.")

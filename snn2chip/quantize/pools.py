@@ -91,7 +91,7 @@ def pooled(graph: Graph, entry: Node) -> Pooled | None:
         return None
     if unknown := [node for node in inside if not isinstance(node.layer, (Linear, Conv, *_BETWEEN))]:
         raise S2CError(
-            f"a maximum is taken of sums behind a {unknown[0].layer.kind} layer",
+            f"a {unknown[0].layer.kind} layer stands between synapses, the maximum of their sums and a population",
             where=unknown[0].where(),
             why="the passes could not make it part of a synapse",
             fix="put it behind the neuron, or next to a linear or conv layer",
@@ -111,7 +111,7 @@ def pooled(graph: Graph, entry: Node) -> Pooled | None:
             raise S2CError(
                 "a maximum is taken of sums that are fed back",
                 where=node.where(),
-                why="the host answers spikes of the same step; in a loop its answer would be due before they are there",
+                why="the scale of a population is searched with its own loop running, in which there are synapses only",
                 fix="let the recurrent synapse end in the neuron, behind the pooling",
             )
     return Pooled(entry, signs, tuple(between), tuple(synapses), _bias(graph, entry, signs, between, synapses))
@@ -121,8 +121,7 @@ def host_pools(graph: Graph) -> frozenset[str]:
     """The sums that max pooling reads, views of them and further maxima included, by name."""
     found: set[str] = set()
     for node in reversed(list(graph)):
-        takes = isinstance(node.layer, MaxPool) or (node.name in found and isinstance(node.layer, _BETWEEN))
-        if takes and isinstance(node.layer, _BETWEEN):
+        if isinstance(node.layer, MaxPool) or (node.name in found and isinstance(node.layer, _BETWEEN)):
             found |= {e.source for e in node.inputs if is_sum(graph, e)}
     return frozenset(found)
 

@@ -30,10 +30,10 @@ Key = tuple[str, str]
 
 # Bytes of one layer's sums in one chunk. Most are streamed; spikes, a quarter of it, then stay in the last-level cache,
 # and the allocator reuses memory instead of asking the system for it.
-CHUNK_BYTES = 16 << 20
+CHUNK_BYTES = 8 << 20
 # Bytes of the sums that are computed and read at once on the way into a population: they stay in a second-level cache,
 # and are enough to repay the calls.
-PIECE_BYTES = 2 << 20
+PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from snn2chip.neurons.lif import IntegerLIF
 from snn2chip.simulate import again, fast, simulate
 from snn2chip.simulate.fast import compiled
 from snn2chip.simulate.fast.again import Again
-from snn2chip.simulate.fast.executor import Span
+from snn2chip.simulate.fast.chunk import Span
 from tests.emit.random_programs import Case, cases
 
 pytest.importorskip("numba")

@@ -81,11 +81,18 @@ FORMS = {
     "rate": "a = Sub(v, rest)\nb = Sub(x, a)\nc = Mul(b, rate)\nh = Add(v, c)",
     "subtract": "a = Sub(v, rest)\nb = Mul(a, rate)\nc = Sub(v, b)\nh = Add(c, x)",
 }
+HEAVISIDE = (
+    "over = Sub(h, theta)\nbelow = Less(over, zero)\nup = Where(below, zero, one)\nat = Equal(over, zero)\n"
+    "stepped = Where(at, {}, up)\nfired = Cast <to = 9> (stepped)"
+)
 FIRES = {
     ">": "fired = Greater(h, theta)",
     ">=": "fired = GreaterOrEqual(h, theta)",
     "> by difference": "over = Sub(h, theta)\nfired = Greater(over, zero)",
     "> turned round": "fired = Less(theta, h)",
+    ">= negated": "below = Less(h, theta)\nfired = Not(below)",
+    "> as torch.heaviside": HEAVISIDE.format("zero"),
+    ">= as torch.heaviside": HEAVISIDE.format("one"),
 }
 RESETS = {
     ("hard", "where"): "v_out = Where(fired, reset, h)",
@@ -439,9 +446,9 @@ def _torch_models() -> dict[str, Any]:
             return s2, m1, m2
 
     class Synaptic(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, **options: Any) -> None:
             super().__init__()
-            self.fc, self.l1 = nn.Linear(5, 6), snn.Synaptic(alpha=0.6, beta=0.9)
+            self.fc, self.l1 = nn.Linear(5, 6), snn.Synaptic(alpha=0.6, beta=0.9, **options)
 
         def forward(self, x: Any, i: Any, m: Any) -> Any:
             return self.l1(self.fc(x), i, m)
@@ -477,6 +484,7 @@ def _torch_models() -> dict[str, Any]:
         "snnTorch Leaky, zero": (lambda: Leaky(reset_mechanism="zero"), (1, 4, 4), [image, wide], 0),
         "snnTorch Leaky, none": (lambda: Leaky(reset_mechanism="none"), (1, 4, 4), [image, wide], 0),
         "snnTorch Synaptic": (Synaptic, (5,), [wide, wide], 0),
+        "snnTorch Synaptic, zero": (lambda: Synaptic(reset_mechanism="zero"), (5,), [wide, wide], 0),
         "snnTorch RLeaky": (Recurrent, (5,), [wide, wide], 1),
         "hand-written, residual": (HandWritten, (5,), [wide, wide], 0),
     }
@@ -487,14 +495,23 @@ TORCH = (
     "snnTorch Leaky, zero",
     "snnTorch Leaky, none",
     "snnTorch Synaptic",
+    "snnTorch Synaptic, zero",
     "snnTorch RLeaky",
     "hand-written, residual",
 )
+# Opset 9 has no GreaterOrEqual.
+EXPORTERS: dict[str, dict[str, Any]] = {
+    "opset 9": {"dynamo": False, "opset_version": 9},
+    "opset 17": {"dynamo": False, "opset_version": 17},
+}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("name", TORCH)
-def test_exports_of_torch_do_what_the_module_does(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "exporter"),
+    [*itertools.product(TORCH, EXPORTERS), ("snnTorch Synaptic, zero", "dynamo"), ("hand-written, residual", "dynamo")],
+)
+def test_exports_of_torch_do_what_the_module_does(name: str, exporter: str, tmp_path: Path) -> None:
     """Several samples, one after another, each from zero; the data of ``output`` and of every membrane."""
     torch = pytest.importorskip("torch")
     make, shape, sizes, first_state = _torch_models()[name]
@@ -507,9 +524,9 @@ def test_exports_of_torch_do_what_the_module_does(name: str, tmp_path: Path) -> 
         model,
         (torch.zeros(1, *shape), *zeros),
         path,
-        dynamo=False,
         input_names=["x", *"ab"[: len(sizes)]],
         output_names=outs,
+        **EXPORTERS.get(exporter, {"dynamo": True, "verbose": False}),
     )
     pairs = dict(zip("ab"[: len(sizes)], outs[1 - first_state :], strict=True))
     graph = load_graph(path, states=pairs, start=0, readout="none", output="o0")
@@ -778,7 +795,7 @@ REFUSED = {
     ),
     "decay is 2": PLAIN.replace("Mul(beta, v)", "Mul(two, v)"),
     "its membrane gets a constant at every step": PLAIN.replace("Mul(beta, v)", "Add(v, one)"),
-    "Equal is applied to something that changes": PLAIN.replace("Greater(h, theta)", "Equal(h, theta)"),
+    "2 of the new membrane, 0 of the stored one": PLAIN.replace("Greater(h, theta)", "Equal(h, theta)"),
 }
 
 

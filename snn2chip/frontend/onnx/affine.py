@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -107,28 +107,45 @@ class Piecewise:
         return self.gates == other.gates and all(value.same(other.cases[case]) for case, value in self.cases.items())
 
 
-def combine(function: Callable[..., Affine], parts: Sequence[Piecewise]) -> Piecewise:
-    """``function`` of the parts in every case; gates it turns out not to depend on are dropped."""
+def combine(
+    function: Callable[..., Affine], parts: Sequence[Piecewise], implied: Sequence[tuple[int, int]] = ()
+) -> Piecewise:
+    """``function`` of the parts in every case; gates it turns out not to depend on are dropped.
+
+    Args:
+        implied: pairs of gates of which the second is open whenever the first is; other cases do not occur.
+    """
     gates = tuple(sorted({g for part in parts for g in part.gates}))
     if len(gates) > _MOST_GATES:
         raise S2CError(f"a value depends on {len(gates)} comparisons")
     cases = {}
     for case in itertools.product((False, True), repeat=len(gates)):
         outcome = dict(zip(gates, case, strict=True))
-        cases[case] = function(*(part.at(outcome) for part in parts))
+        if not any(outcome.get(one) and not outcome.get(other, True) for one, other in implied):
+            cases[case] = function(*(part.at(outcome) for part in parts))
     for position in reversed(range(len(gates))):
-        halves = {case: cases[(*case[:position], True, *case[position + 1 :])] for case in cases if not case[position]}
-        if all(cases[case].same(other) for case, other in halves.items()):
-            cases = {(*case[:position], *case[position + 1 :]): cases[case] for case in halves}
-            gates = (*gates[:position], *gates[position + 1 :])
+        without: dict[Case, Affine] = {}
+        for case, value in cases.items():
+            rest = (*case[:position], *case[position + 1 :])
+            if not without.setdefault(rest, value).same(value):
+                break
+        else:
+            cases, gates = without, (*gates[:position], *gates[position + 1 :])
     return Piecewise(gates, cases)
 
 
 @dataclass
 class Algebra:
-    """Applies operators to piecewise affine values, and collects the comparisons it meets."""
+    """Applies operators to piecewise affine values, and collects the comparisons it meets.
+
+    Args:
+        gates: the comparisons, each turned so that a larger state opens it: ``v < 1`` is ``v >= 1`` negated.
+        states: the states of the population.
+    """
 
     gates: list[Gate] = field(default_factory=list)
+    states: frozenset[str] = frozenset()
+    _implied: list[tuple[int, int]] = field(default_factory=list)
 
     def apply(self, op: Op, parts: Sequence[Piecewise | None]) -> Piecewise:
         """The output of an elementwise operator; ``parts`` has None for inputs left out.
@@ -139,10 +156,14 @@ class Algebra:
         given = [part for part in parts if part is not None]
         if op.kind in _COMPARISONS:
             return self._comparison(op, given)
+        if op.kind == "Equal" and not all(value.fixed for part in given for value in part.cases.values()):
+            test = self._combined(lambda a, b: plus(a, b, -1.0), given)
+            both = (self._asked(False, test), self._asked(True, test))
+            return self._combined(lambda at_least, above: fixed(at_least.constant * (1 - above.constant)), both)
         if op.kind not in _FUNCTIONS:
-            return combine(lambda *values: _evaluated(op, values), given)
+            return self._combined(lambda *values: _evaluated(op, values), given)
         try:
-            return combine(lambda *values: _FUNCTIONS[op.kind](op, values), given)
+            return self._combined(lambda *values: _FUNCTIONS[op.kind](op, values), given)
         except S2CError as error:
             raise S2CError(error.what, where=op.where, why=error.why, fix=error.fix) from None
 
@@ -150,16 +171,30 @@ class Algebra:
         """1 where the gate is open, else 0; a gate met before is the same gate."""
         index = next((i for i, known in enumerate(self.gates) if known.same(gate)), len(self.gates))
         if index == len(self.gates):
+            for i, known in enumerate(self.gates):
+                if gate.test is not None and replace(known, strict=gate.strict).same(gate):
+                    self._implied.append((index, i) if gate.strict else (i, index))
             self.gates.append(gate)
         return Piecewise((index,), {(False,): fixed(0.0), (True,): fixed(1.0)})
 
     def _comparison(self, op: Op, parts: Sequence[Piecewise]) -> Piecewise:
         strict, swapped = _COMPARISONS[op.kind]
         left, right = (parts[1], parts[0]) if swapped else (parts[0], parts[1])
-        test = combine(lambda a, b: plus(a, b, -1.0), (left, right))
+        test = self._combined(lambda a, b: plus(a, b, -1.0), (left, right))
         if all(value.fixed for value in test.cases.values()):
-            return combine(lambda d: fixed(d.constant > 0 if strict else d.constant >= 0), (test,))
-        return self.gate(Gate(strict, test))
+            return self._combined(lambda d: fixed(d.constant > 0 if strict else d.constant >= 0), (test,))
+        return self._asked(strict, test)
+
+    def _asked(self, strict: bool, test: Piecewise) -> Piecewise:
+        """Whether ``test`` is above (or at) zero, by a gate that a larger state opens."""
+        own = [factor for value in test.cases.values() for name, factor in value.terms.items() if name in self.states]
+        if not own or not all((factor <= 0).all() for factor in own):
+            return self.gate(Gate(strict, test))
+        turned = self._combined(lambda value: times(value, np.asarray(-1.0)), (test,))
+        return self._combined(lambda opened: fixed(1 - opened.constant), (self.gate(Gate(not strict, turned)),))
+
+    def _combined(self, function: Callable[..., Affine], parts: Sequence[Piecewise]) -> Piecewise:
+        return combine(function, parts, self._implied)
 
 
 # comparison → (strict, operands swapped so that "left > right" or "left >= right" is asked)

@@ -85,7 +85,7 @@ def populations(step: Step) -> list[Population]:
 def _currents(found: list[Group]) -> dict[str, Group]:
     """Membrane → the leaky integrator that is its synaptic current: its only input, and no other population's."""
     integrators = {
-        group.step.states[group.state].out: group
+        _origin(group.step, group.step.states[group.state].out): group
         for group in found
         if group.recurrence.threshold is None
         and all((gain == 1).all() for gain in group.recurrence.gains.values())
@@ -113,9 +113,12 @@ def _only_input(group: Group, tensor: str) -> bool:
 
 
 def _origin(step: Step, tensor: str) -> str:
-    """The tensor itself, seen through Identity."""
+    """The tensor itself, seen through Identity, and through a zero that is taken off."""
     op = step.producers.get(tensor)
-    return _origin(step, op.inputs[0]) if op is not None and op.kind == "Identity" else tensor
+    if op is None or op.kind not in ("Identity", "Sub"):
+        return tensor
+    taken = step.constant(op.inputs[1]) if op.kind == "Sub" else np.zeros(())
+    return tensor if taken is None or taken.any() else _origin(step, op.inputs[0])
 
 
 def _population(group: Group, current: Group | None) -> Population:

@@ -16,6 +16,8 @@ from snn2chip.neurons.base import Fire, Reset, ResetTiming
 # Constants are float32, and some were computed by the exporter: coefficients within this of each other are the same.
 NEAR = 1e-5
 _COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+# What a spike may be made of where it is no comparison itself: v < 1 negated, or a step with a value at zero.
+_OF_COMPARISONS = ("Not", "Where")
 
 
 @dataclass
@@ -92,7 +94,7 @@ class Group:
             S2CError: what they compute is no neuron of the integrate-and-fire family; the message says what it is.
         """
         self.cones, self.step, self.states = cones, cones.step, states
-        self._algebra = Algebra()
+        self._algebra = Algebra(states=states)
         self._values: dict[str, Piecewise] = {}
         self._remembered: dict[str, int] = {}
         self._comparisons: dict[int, str] = {}
@@ -111,10 +113,8 @@ class Group:
         self.new = self.value(self.step.states[self.state].out)
         self.operators = [op for op in self.step.ops if self._is_own(op)]
         for op in self.operators:
-            if op.kind in _COMPARISONS:
-                gates = self.value(op.outputs[0]).gates
-                if len(gates) == 1:
-                    self._comparisons.setdefault(gates[0], op.outputs[0])
+            if op.kind in (*_COMPARISONS, *_OF_COMPARISONS) and (opened := self._opened(op.outputs[0])) is not None:
+                self._comparisons.setdefault(opened, op.outputs[0])
         self.recurrence = self._read()
 
     def value(self, tensor: str) -> Piecewise:
@@ -140,11 +140,16 @@ class Group:
             return ("out" if silent else "v"), 0
         if value.same(Piecewise.of(variable(self.state))):
             return ("out" if silent else "v"), 1
-        if len(value.gates) == 1 and value.at({value.gates[0]: True}).same(fixed(1.0)):
-            opened = value.gates[0]
-            if value.at({opened: False}).same(fixed(0.0)):
-                return "out", int(opened in self._stored)
-        return None
+        opened = self._opened(tensor)
+        return None if opened is None else ("out", int(opened in self._stored))
+
+    def _opened(self, tensor: str) -> int | None:
+        """The gate whose outcome, 1 or 0, a tensor is."""
+        value = self.value(tensor)
+        if len(value.gates) != 1:
+            return None
+        is_outcome = all(value.at({value.gates[0]: open_}).same(fixed(float(open_))) for open_ in (True, False))
+        return value.gates[0] if is_outcome else None
 
     def numbers(self) -> Iterator[Array]:
         """The constants the operators read, as they can stand in a neuron's parameters."""
@@ -171,7 +176,9 @@ class Group:
 
     def _read(self) -> Recurrence:
         stored = self._stored
-        firing = [i for i in range(len(self._algebra.gates)) if i not in stored]
+        # Steps may be made of more comparisons than decide anything: torch.heaviside also asks whether it is zero.
+        asked = {i for i, name in self._comparisons.items() if self.step.producers[name].kind != "Where"}
+        firing = sorted((asked | set(self.new.gates)).difference(stored))
         if len(firing) > 1 or len(stored) > 1 or len(self.new.gates) > 1:
             raise S2CError(
                 "its next state or its spike depends on several comparisons",

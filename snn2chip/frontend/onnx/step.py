@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ _BENDS = ("Clip", "Min", "Max", "Abs", "Sign", "Relu", "LeakyRelu", "Sigmoid", "
 _OTHERS = ("Reciprocal", "Floor", "Ceil", "Round", "Mod", "Erf", "Softplus", "HardSigmoid", "Elu", "Gelu", "Softsign")
 # Neurons are made of these. Everything else separates neurons.
 ELEMENTWISE = frozenset((*_SUMS, *_CHOICES, *_BENDS, *_OTHERS))
+_ONE = np.ones(())
 _RANDOM = re.compile("Random|Bernoulli|Multinomial")
 
 
@@ -127,6 +128,8 @@ class Step:
     batch: int = field(init=False)
 
     def __post_init__(self) -> None:
+        named = {*self.outputs, *(state.out for state in self.states.values())}
+        self.protos = _without_repetition(self.protos, named)
         self.ops = tuple(Op.of(proto) for proto in self.protos)
         self.producers = {name: op for op in self.ops for name in op.outputs if name}
         self.batch = self.shapes[self.data][0] or _ANY_BATCH
@@ -139,6 +142,21 @@ class Step:
             fixed = op.kind in ("Shape", "Size") or all(not name or name in self.constants for name in op.inputs)
             if fixed and not _RANDOM.search(op.kind):
                 self.constants |= {name: np.array(values[name]) for name in op.outputs if name}
+        self._drop_products_with_zero(named)
+
+    def _drop_products_with_zero(self, named: set[str]) -> None:
+        """Make constants of what is multiplied by zero: snnTorch's Synaptic takes "reset · 0" off its current."""
+        zeros = {
+            op.outputs[0]: np.zeros(self._shapes[op.outputs[0]], np.float32)
+            for op in self.ops
+            if op.kind == "Mul" and not all(self.constants.get(name, _ONE).any() for name in op.inputs)
+        }
+        dropped = zeros.keys() - named
+        self.constants |= zeros
+        self.initializers = {**self.initializers, **{name: zeros[name] for name in dropped}}
+        kept = [i for i, op in enumerate(self.ops) if not dropped.intersection(op.outputs)]
+        self.protos, self.ops = [self.protos[i] for i in kept], tuple(self.ops[i] for i in kept)
+        self.producers = {name: op for op in self.ops for name in op.outputs if name}
 
     def shape(self, tensor: str) -> Shape:
         """Shape of one sample.
@@ -169,6 +187,24 @@ class Step:
     def evaluator(self, outputs: Iterable[str], given: Iterable[str]) -> Run:
         """A function from the values of the tensors ``given`` to those of ``outputs``."""
         return evaluator(self.protos, self.initializers, self.opset, outputs, given)
+
+
+def _without_repetition(protos: Iterable[Any], named: Collection[str]) -> list[Any]:
+    """The operators without those that compute what another does, unless something outside knows their outputs."""
+    kept: list[Any] = []
+    first: dict[tuple[Any, ...], Any] = {}
+    same: dict[str, str] = {}
+    for original in protos:
+        proto = type(original)()
+        proto.CopyFrom(original)
+        proto.input[:] = [same.get(name, name) for name in original.input]
+        what = (proto.domain, proto.op_type, *proto.input, *(a.SerializeToString() for a in proto.attribute))
+        known = first.setdefault(what, proto)
+        if known is proto or _RANDOM.search(proto.op_type) or not set(named).isdisjoint(proto.output):
+            kept.append(proto)
+        else:
+            same |= dict(zip(proto.output, known.output, strict=True))
+    return kept
 
 
 def evaluator(

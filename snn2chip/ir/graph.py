@@ -124,23 +124,25 @@ class Network(Struct):
             S2CError: two layers do not fit; the message names the node and where the user wrote it.
         """
         shapes: dict[str, Shape] = {}
-        pending = dict(self.nodes)
+        pending = list(self)
         while pending:
-            ready = [n for n in pending.values() if all(e.source in shapes for e in n.inputs)]
-            if not ready:
+            waiting = []
+            for node in pending:
+                if all(e.source in shapes for e in node.inputs):
+                    shapes[node.name] = _shape_of(node, [shapes[e.source] for e in node.inputs])
+                else:
+                    waiting.append(node)
+            if len(waiting) == len(pending):
                 # Only cycles are left: sums keep the shape of whatever feeds them from outside the cycle.
-                ready = [
-                    n
-                    for n in pending.values()
-                    if isinstance(n.layer, (Neuron, Add)) and any(e.source in shapes for e in n.inputs)
-                ][:1]
-            if not ready:
-                raise S2CError("the shapes of a cycle cannot be worked out", where=", ".join(pending))
-            for node in ready:
-                first = next((shapes[e.source] for e in node.inputs if e.source in shapes), ())
-                known = [shapes.get(e.source, first) for e in node.inputs]
-                shapes[node.name] = _shape_of(node, known)
-                del pending[node.name]
+                fed = [n for n in waiting if any(e.source in shapes for e in n.inputs)]
+                summing = next((n for n in fed if isinstance(n.layer, (Neuron, Add))), None)
+                if summing is None:
+                    names = ", ".join(node.name for node in waiting)
+                    raise S2CError("the shapes of a cycle cannot be worked out", where=names)
+                first = next(shapes[e.source] for e in summing.inputs if e.source in shapes)
+                shapes[summing.name] = _shape_of(summing, [shapes.get(e.source, first) for e in summing.inputs])
+                waiting = [node for node in waiting if node is not summing]
+            pending = waiting
         for node in self:
             _shape_of(node, [shapes[e.source] for e in node.inputs])
         return {name: shapes[name] for name in self.nodes}
@@ -225,24 +227,35 @@ def in_order(nodes: Iterable[Node]) -> dict[str, Node]:
     Raises:
         S2CError: two nodes share a name, or a cycle has no recurrent edge.
     """
-    pending: dict[str, Node] = {}
+    given: dict[str, Node] = {}
     for node in nodes:
-        if node.name in pending:
+        if node.name in given:
             raise S2CError("two nodes share a name", where=node.name)
-        pending[node.name] = node
+        given[node.name] = node
+    place = {name: i for i, name in enumerate(given)}
+    before = {n.name: {e.source for e in n.inputs if e.source in given and not e.recurrent} for n in given.values()}
+    readers: dict[str, list[str]] = {name: [] for name in given}
+    for name, sources in before.items():
+        for source in sources:
+            readers[source].append(name)
+    missing = {name: len(sources) for name, sources in before.items()}
     ordered: dict[str, Node] = {}
-    while pending:
-        ready = [
-            node for node in pending.values() if not any(e.source in pending and not e.recurrent for e in node.inputs)
-        ]
-        if not ready:
-            raise S2CError(
-                "the network has a cycle without a delay",
-                where=", ".join(pending),
-                fix="a recurrent connection must reach back at least one time step",
-            )
-        for node in ready:
-            ordered[node.name] = pending.pop(node.name)
+    ready = [name for name, count in missing.items() if count == 0]
+    while ready:
+        freed = []
+        for name in ready:
+            ordered[name] = given[name]
+            for reader in readers[name]:
+                missing[reader] -= 1
+                if missing[reader] == 0:
+                    freed.append(reader)
+        ready = sorted(freed, key=place.__getitem__)
+    if len(ordered) < len(given):
+        raise S2CError(
+            "the network has a cycle without a delay",
+            where=", ".join(name for name in given if name not in ordered),
+            fix="a recurrent connection must reach back at least one time step",
+        )
     return ordered
 
 

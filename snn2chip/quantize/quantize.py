@@ -53,7 +53,7 @@ def quantize(
         approximate: what a chip with a fixed neuron may do differently (``APPROXIMATIONS``); each is noted.
         host: what the host may compute between the chip's layers because no chip can (``HOSTED``); each is noted.
         refine: judge the best scales of each population in the whole network, one run of it for each; without, each
-            population keeps the one that serves it best. A network of thirty populations takes minutes with it.
+            population keeps the one that serves it best, in about half the time.
         progress: called with the name of each population when it is done.
 
     Raises:

@@ -29,7 +29,7 @@ def affordable_samples(graph: Graph, limit: int = CALIBRATION_VALUES) -> int:
 
 def best_by_themselves(shortlists: Mapping[str, Sequence[Quantized]]) -> dict[str, Quantized]:
     """The way that serves each population best."""
-    return {name: shortlist[0] for name, shortlist in shortlists.items()}
+    return {name: shortlist[0].as_in_program() for name, shortlist in shortlists.items()}
 
 
 def refined(
@@ -60,8 +60,9 @@ def refined(
     runs.keep()
     for name, shortlist in shortlists.items():
         for alternative in shortlist[1:]:
-            found = deviation(build(chosen | {name: alternative}))
+            choices = chosen | {name: alternative.as_in_program()}
+            found = deviation(build(choices))
             if found < least:
-                least, chosen = found, chosen | {name: alternative}
+                least, chosen = found, choices
                 runs.keep()
     return chosen

@@ -24,6 +24,7 @@ from snn2chip.neurons.base import Bounds, FloatNeuron, IntegerNeuron, Range
 from snn2chip.quantize.overflow import register_limits, sum_range
 from snn2chip.quantize.pools import Pooled, late, reach, summed
 from snn2chip.simulate.ops import NumpyOps, apply
+from snn2chip.simulate.sums import exact_sums
 
 # Shares of the largest weight the grid is stretched over; below 1 the largest weights are clipped.
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.5, 0.4, 0.3)
@@ -94,6 +95,10 @@ class Quantized:
     error: float
     corrected: bool = False
     host: HostLayer | None = None
+
+    def as_in_program(self) -> Quantized:
+        """With the weights as a Program holds them, in 64 bits."""
+        return dataclasses.replace(self, weights={name: w.astype(np.int64) for name, w in self.weights.items()})
 
     @property
     def cost(self) -> tuple[float, float]:
@@ -232,7 +237,9 @@ def on_grid(values: Array, exponent: int, weights: Weights, bits: int) -> Array:
     """Values rounded to mantissa · 2**exponent, the mantissa on the legal grid of ``bits`` bits."""
     step = weights.step(bits)
     mantissa = np.clip(np.rint(values / (step << exponent)) * step, weights.minimum, weights.maximum // step * step)
-    return cast(Array, mantissa.astype(np.int64) << exponent)
+    # Dozens of candidates are held at a time: 32 bits where they do.
+    narrow = max(weights.maximum, -weights.minimum) << exponent < 2**31
+    return cast(Array, mantissa.astype(np.int32 if narrow else np.int64) << exponent)
 
 
 def evaluated(
@@ -300,7 +307,7 @@ def _delivered(layer: Linear | Conv, exponent: int, inputs: Array) -> Array:
     """What a synapse, whose weights are multiples of 2**exponent, makes of its inputs [N, T, ...]."""
     parts, flat = [], inputs.reshape(-1, *inputs.shape[2:])
     for steps, part in _by_delay(dataclasses.replace(layer, weight=layer.weight >> exponent)):
-        found = apply(part, [flat], _OPS) << exponent
+        found = exact_sums(part, flat) << exponent
         parts.append(late(found.reshape(*inputs.shape[:2], *found.shape[1:]), steps))
     return sum(parts[1:], start=parts[0])
 

@@ -202,7 +202,7 @@ class Setting:
             assert found is not None
             values = np.rint(found / worth)
         values = np.broadcast_to(values, (len(values), self.steps, *values.shape[2:]))
-        return late(values, edge.delay).astype(np.int64)
+        return late(values, edge.delay).astype(np.uint8 if is_binary(values) else np.int64)
 
 
 def _in_units(graph: Graph) -> Graph:

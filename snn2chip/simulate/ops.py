@@ -113,19 +113,21 @@ class NumpyOps:
         return y if bias is None else y + bias.astype(y.dtype)
 
     def conv(self, x: Array, layer: L.Conv) -> Array:
-        """X [N, C, *space]; one matrix product per group over the unfolded windows."""
+        """X [N, C, *space]; a matrix product for each group over the unfolded windows."""
         n, axes = x.shape[0], layer.axes
         out = windows(x.shape[2:], layer.kernel, layer.stride, layer.padding, layer.dilation)
         patches = _patches(x, layer.kernel, layer.stride, layer.padding, layer.dilation, out, 0)
         c_out, width = layer.weight.shape[0], math.prod(layer.weight.shape[1:])
-        # [N, C, *out, *kernel] → [N, *out, groups, C/groups·kernel]
-        order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
-        rows = patches.transpose(order).reshape(n, *out, layer.groups, width)
+        # [N, C, *out, *kernel] → [groups, N·out, C/groups·kernel]
+        patches = patches.reshape(n, layer.groups, -1, *patches.shape[2:])
+        order = (1, 0, *range(3, 3 + axes), 2, *range(3 + axes, 3 + 2 * axes))
+        rows = patches.transpose(order).reshape(layer.groups, -1, width)
         weight = layer.weight.reshape(layer.groups, c_out // layer.groups, width)
-        y = np.concatenate([_matmul(rows[..., g, :], weight[g].T) for g in range(layer.groups)], axis=-1)
+        y = _matmul(rows, weight.transpose(0, 2, 1)).reshape(layer.groups, n, *out, -1)
+        y = np.moveaxis(y, (0, -1), (1, 2)).reshape(n, c_out, *out)
         if layer.bias is not None:
-            y = y + layer.bias.astype(y.dtype)
-        return np.ascontiguousarray(np.moveaxis(y, -1, 1))
+            y = y + layer.bias.astype(y.dtype).reshape(-1, *(1,) * axes)
+        return np.ascontiguousarray(y)
 
     def pool(self, x: Array, layer: L.Pool, how: str) -> Array:
         """Windows of x [N, C, *space] reduced by "sum", "mean" or "max"."""

@@ -95,20 +95,21 @@ def sum_range(layer: Linear | Conv, x: Range) -> SumRange:
     ``partial`` times ``out.step``.
     """
     x = x.join(_ZERO)
-    if magnitude(layer.weight) * layer.weight.size >= UNBOUNDED.high or x.magnitude >= UNBOUNDED.high:
+    largest = magnitude(layer.weight) * layer.weight.size
+    if largest >= UNBOUNDED.high or x.magnitude >= UNBOUNDED.high:
         return SumRange(UNBOUNDED, UNBOUNDED.high)
     flat = layer.weight.reshape(len(layer.weight), -1)
-    positive = [int(v) for v in np.maximum(flat, 0).sum(axis=1)]
-    negative = [int(v) for v in np.minimum(flat, 0).sum(axis=1)]
-    bias = [0] * len(flat) if layer.bias is None else [int(v) for v in layer.bias]
-    rows = list(zip(positive, negative, bias, strict=True))
+    bias = np.zeros(len(flat), np.int64) if layer.bias is None else layer.bias
+    # Python's integers where products might leave 64 bits.
+    kind = np.int64 if 2 * largest * x.magnitude + magnitude(bias) < UNBOUNDED.high else object
+    p = np.maximum(flat, 0).sum(axis=1, dtype=np.int64).astype(kind)
+    n = flat.sum(axis=1, dtype=np.int64).astype(kind) - p
+    b = bias.astype(kind)
     step = common_power(layer.weight) * x.step
     if layer.bias is not None:
         step = min(step, common_power(layer.bias))
-    out = Range(
-        min(p * x.low + n * x.high + b for p, n, b in rows), max(p * x.high + n * x.low + b for p, n, b in rows), step
-    )
-    return SumRange(out, max((p - n) * x.magnitude + abs(b) for p, n, b in rows) // step)
+    out = Range(int((p * x.low + n * x.high + b).min()), int((p * x.high + n * x.low + b).max()), step)
+    return SumRange(out, int(((p - n) * x.magnitude + np.abs(b)).max()) // step)
 
 
 class NetworkRanges:

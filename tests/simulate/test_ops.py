@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -27,6 +29,7 @@ from snn2chip.ir.layers import (
     Scale,
     SumPool,
 )
+from snn2chip.simulate import sums
 from snn2chip.simulate.ops import NumpyOps, apply
 from snn2chip.simulate.torch_ops import TorchOps
 
@@ -51,6 +54,24 @@ def test_integer_convolution_is_torchs(seed, size, kernel, stride, padding, dila
     theirs = F.conv2d(*(torch.from_numpy(a.astype(np.float64)) for a in (x, w, b)), stride, padding, dilation, groups)
     assert ours.dtype == np.int64
     np.testing.assert_array_equal(ours, theirs.numpy())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+@pytest.mark.parametrize("largest", [254, 2**20, 2**40])
+@pytest.mark.parametrize(
+    "layer", [Conv2d(np.zeros((6, 4, 3, 3), np.int32), None, (2, 1), (1, 1)), Linear(np.zeros((5, 7), np.int32))]
+)
+def test_sums_of_any_width_are_exact(layer, largest, dtype, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(sums, "_WORTHWHILE", 0)
+    rng = np.random.default_rng(largest)
+    weight = rng.integers(-largest, largest, layer.weight.shape)
+    layer = dataclasses.replace(layer, weight=weight if largest > 2**31 else weight.astype(np.int32))
+    x = rng.integers(0, 200, (3, 4, 8, 8) if isinstance(layer, Conv2d) else (3, 7)).astype(dtype)
+    wide = [torch.from_numpy(a.astype(np.int64)) for a in (x, weight)]
+    theirs = F.linear(*wide) if isinstance(layer, Linear) else F.conv2d(*wide, None, layer.stride, layer.padding)
+    found = sums.exact_sums(layer, x)
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, theirs.numpy())
 
 
 def test_integer_products_stay_exact_beyond_float64() -> None:

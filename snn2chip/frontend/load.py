@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,16 @@ from snn2chip.ir.graph import Graph
 from snn2chip.ir.program import Program
 
 
-def load(path: str | os.PathLike[str]) -> Program:
+def load(path: str | os.PathLike[str], **options: Any) -> Program:
     """Read a compiled program (``.nir`` written by snn2chip) or a vendor's NetX network (``.net``), told by content.
 
+    Args:
+        path: the file.
+        options: of a ``.net`` file: target, time_steps, readout, input_shape
+            (:func:`snn2chip.frontend.netx.read_net`). A program takes none.
+
     Raises:
+        UsageError: an option the file does not take.
         S2CError: the file cannot be read, is damaged, or holds something else; a NIR graph of another tool and an ONNX
             model are float networks: ``load_graph`` reads them.
     """
@@ -34,7 +40,9 @@ def load(path: str | os.PathLike[str]) -> Program:
         netx = format_of(file) == "netx"
         if not netx:
             refuse_format(file, path, "program")
-    return read_net(path) if netx else nir.read_program(path)
+    reader: Callable[..., Program] = read_net if netx else nir.read_program
+    _check_options(reader, options, ".net files" if netx else "compiled programs")
+    return reader(path, **options)
 
 
 def load_graph(path: str | os.PathLike[str], **options: Any) -> Graph:
@@ -53,13 +61,15 @@ def load_graph(path: str | os.PathLike[str], **options: Any) -> Graph:
     """
     found = _is_onnx(path)
     reader: Callable[..., Graph] = onnx.read_graph if found else nir.read_graph
+    _check_options(reader, options, ".onnx files" if found else ".nir files")
+    return reader(path, **options)
+
+
+def _check_options(reader: Callable[..., Any], options: Iterable[str], kind: str) -> None:
     known = [p.name for p in inspect.signature(reader).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for name in options:
         if name not in known:
-            raise UsageError(
-                f"{name} is no option for {'.onnx' if found else '.nir'} files", fix=f"options: {', '.join(known)}"
-            )
-    return reader(path, **options)
+            raise UsageError(f"{name} is no option for {kind}", fix=f"options: {', '.join(known) or 'none'}")
 
 
 def _is_onnx(path: str | os.PathLike[str]) -> bool:

@@ -25,7 +25,7 @@ import snn2chip as s2c
 from snn2chip import lava_compat
 from snn2chip.cli import main
 from snn2chip.emit.netx import write_net
-from snn2chip.errors import S2CError
+from snn2chip.errors import S2CError, UsageError
 from snn2chip.frontend.torch.state import reset
 from snn2chip.ir.layers import Delay, Linear
 from snn2chip.ir.program import Program
@@ -485,3 +485,59 @@ def test_a_network_of_random_blocks(slayer: types.ModuleType, seed: int) -> None
     np.testing.assert_array_equal(s2c.simulate(graph, samples).outputs, wanted)
     for engine in ("reference", "fast"):
         np.testing.assert_array_equal(s2c.simulate(program, samples, engine=engine).outputs, wanted)
+
+
+FILES: dict[str, tuple[Callable[[Any], list[Any]], tuple[int, ...], dict[str, Any]]] = {
+    "delays and weight norm": (
+        lambda block: [
+            block.Dense(dict(NEURON), 20, 30, weight_scale=3, weight_norm=True, delay=True, delay_shift=False),
+            block.Dense(dict(NEURON), 30, 8, weight_scale=3, delay_shift=False),
+        ],
+        (20,),
+        {},
+    ),
+    "recurrent": (
+        lambda block: [
+            block.Recurrent(dict(NEURON), 20, 12, weight_scale=3, delay_shift=False),
+            block.Dense(dict(NEURON), 12, 8, weight_scale=3, delay_shift=False),
+        ],
+        (20,),
+        {},
+    ),
+    "convolutions without an input block": (
+        lambda block: [
+            block.Conv(dict(NEURON), 2, 4, (3, 2), padding=(1, 0), groups=2, weight_scale=4, delay_shift=False),
+            block.Conv(dict(NEURON), 4, 4, 3, stride=2, weight_scale=4, weight_norm=True, delay_shift=False),
+            block.Flatten(),
+            block.Dense(dict(NEURON), 36, 8, weight_scale=4, delay_shift=False),
+        ],
+        (2, 8, 8),
+        {"input_shape": (2, 8, 8)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_blocks_computes_what_the_blocks_do(slayer: types.ModuleType, name: str, tmp_path: Path) -> None:
+    make, shape, options = FILES[name]
+    torch.manual_seed(0)
+    blocks = make(slayer.block.cuba)
+    if blocks[0].delay is not None:
+        blocks[0].delay.delay.data = torch.arange(30.0) % 7
+    x = (torch.rand(3, *shape, 30) < 0.4).float()
+    expected = x
+    with torch.no_grad():
+        for block in blocks:
+            expected = block(expected)
+    path = exported(types.SimpleNamespace(blocks=blocks), tmp_path / "network.net")
+    if options:
+        with pytest.raises(S2CError, match="a conv layer without an input") as caught:
+            s2c.load(path)
+        assert "input_shape=(C, H, W)" in caught.value.fix
+        with pytest.raises(UsageError, match="input_shape is"):
+            s2c.load(path, input_shape=(0,))
+    program = s2c.load(path, **options)
+    result = s2c.simulate(program, np.moveaxis(x.numpy(), -1, 1), record="spikes")
+    spikes = result[program.neurons[-1].name].spikes
+    assert 0.05 < spikes.mean() < 0.95
+    np.testing.assert_array_equal(spikes, np.moveaxis(expected.numpy(), -1, 1).reshape(spikes.shape))

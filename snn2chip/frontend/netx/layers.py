@@ -15,6 +15,7 @@ from snn2chip.ir.graph import Edge, Node, Source
 from snn2chip.ir.layers import Array
 
 _DELAY_LIMIT = 62
+_SAY_SHAPE = "give the shape of the input: snn2chip.load(path, input_shape=(C, H, W))"
 
 
 def entry(chain: Chain, layer: Fields) -> None:
@@ -37,7 +38,10 @@ def flatten(chain: Chain, layer: Fields) -> None:
     """A flatten layer."""
     if chain.shape is None:
         raise S2CError(
-            "a flatten layer without an input", where=layer.where, why="the file has no input layer before it"
+            "a flatten layer without an input",
+            where=layer.where,
+            why="the file has no input layer before it",
+            fix=_SAY_SHAPE,
         )
     name = _name(layer)
     chain.nodes.append(Node(name, L.Flatten(), (Edge(chain.last),), Source(layer.where)))
@@ -85,6 +89,7 @@ def conv(chain: Chain, layer: Fields) -> None:
             "a conv layer without an input",
             where=layer.where,
             why="the file has no input layer before it, so the size is unknown",
+            fix=_SAY_SHAPE,
         )
     if "delay" in layer.fields and layer.integers("delay").any():
         raise S2CError(

@@ -16,12 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from snn2chip.errors import S2CError
+from snn2chip.errors import S2CError, UsageError
 from snn2chip.frontend.hdf5 import Tree, located, opened, read_tree, refuse_format
 from snn2chip.frontend.netx import layers
 from snn2chip.frontend.netx.chain import Chain, NetReadout
 from snn2chip.frontend.netx.fields import Fields
 from snn2chip.frontend.options import check_time_steps, one_of
+from snn2chip.ir.layers import Shape
 from snn2chip.ir.program import Program
 from snn2chip.ir.target import Target, load_target
 
@@ -32,6 +33,7 @@ def read_net(
     target: str | Target = "loihi2",
     time_steps: int | None = None,
     readout: NetReadout | None = None,
+    input_shape: Shape | None = None,
 ) -> Program:
     """Read a NetX network.
 
@@ -41,6 +43,8 @@ def read_net(
         time_steps: T of a sample; None takes the file's ``simulation/tSample``, or else whatever the data has.
         readout: "spikes": the spike count of the last layer; "v": its membrane after the last step. None: "v" where the
             last layer's threshold is the largest there is, so that it serves as an integrator.
+        input_shape: (C, H, W) or (N,) of the input, for files without an input layer whose first layer is a conv or
+            flatten layer; lava-dl exports one only with an input block.
 
     Returns:
         The Program; it takes binary spikes [N, T, *input shape], those of a file with an input neuron entering after
@@ -58,11 +62,22 @@ def read_net(
         stated = {} if simulation is None else read_tree(simulation)
     with located(path):
         chain = Chain(chip)
+        if input_shape is not None:
+            _begin(chain, input_shape, groups)
         for fields in _in_sequence(groups):
             _add(chain, fields)
         if time_steps is None and "tSample" in stated:
             (time_steps,) = Fields("simulation", stated).integers("tSample").ravel().tolist()
         return chain.program(time_steps, readout, f"NetX file {Path(path).name}")
+
+
+def _begin(chain: Chain, shape: Shape, groups: Tree) -> None:
+    """The input as the caller says it is."""
+    if not shape or not all(isinstance(size, int) and size >= 1 for size in shape):
+        raise UsageError(f"input_shape is {shape!r}", fix="give whole numbers above 0, e.g. input_shape=(2, 34, 34)")
+    if any(Fields(f"layer/{i}", group).kind == "input" for i, group in groups.items() if isinstance(group, dict)):
+        raise UsageError("input_shape is given", why="the file has an input layer, which says it")
+    chain.begin(tuple(shape))
 
 
 def _in_sequence(groups: Tree) -> list[Fields]:

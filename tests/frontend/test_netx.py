@@ -272,7 +272,7 @@ def test_wrong_options(tmp_path: Path) -> None:
             read_net(path, **options)
     with pytest.raises(UsageError, match="the file has an input layer"):
         load(path, input_shape=(6,))
-    with pytest.raises(UsageError, match="dt is no option for .net files") as caught:
+    with pytest.raises(UsageError, match=r"dt is no option for \.net files") as caught:
         load(path, dt=1e-3)
     assert "input_shape" in caught.value.fix
     assert load(path, time_steps=3).time_steps == 3

@@ -716,6 +716,21 @@ def _plain(path: Path, signature: str = SIGNATURE, body: str = PLAIN, **constant
     return _save(path, signature, body, **{**CONSTANTS, **constants})
 
 
+def test_notes_that_make_no_sense_are_not_read(tmp_path: Path) -> None:
+    path = _plain(tmp_path / "n.onnx")
+    model = onnx.load(path)
+    model.graph.node[0].metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'cut")
+    onnx.save(model, path)
+    assert load_graph(path, **GIVEN).neurons[0].name == "v"
+
+
+def test_a_damaged_name_is_told(tmp_path: Path) -> None:
+    path = _plain(tmp_path / "n.onnx", body=PLAIN.replace("fired", "ffffffff"))
+    path.write_bytes(path.read_bytes().replace(b"ffffffff", b"ffff\xff\xfeff"))
+    with pytest.raises(S2CError, match="no sound ONNX model"):
+        load_graph(path, **GIVEN)
+
+
 def test_states_guessed_by_name_are_told(tmp_path: Path) -> None:
     signature = SIGNATURE.replace("v_out", "next_mem").replace(" v)", " mem_in)")
     body = PLAIN.replace("v_out", "next_mem").replace("(beta, v)", "(beta, mem_in)")

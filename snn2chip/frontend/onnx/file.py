@@ -35,7 +35,18 @@ def opened(path: str | os.PathLike[str]) -> Any:
     try:
         model = onnx.load(place)
         onnx.checker.check_model(model)
+        _check_texts(model.graph)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError, TypeError) as error:
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise S2CError("this is no sound ONNX model", where=str(path), why=why, fix=DAMAGED) from None
     return onnx.inliner.inline_local_functions(model) if model.functions else model
+
+
+def _check_texts(graph: Any) -> None:
+    """Raise ValueError where a name is no text: a damaged one is handed out as bytes."""
+    for node in graph.node:
+        if not all(isinstance(text, str) for text in (node.name, node.op_type, *node.input, *node.output)):
+            raise ValueError("a name of an operator or tensor is no text")
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                _check_texts(body)

@@ -71,13 +71,21 @@ class Op:
         )
 
 
+def _literal(text: str) -> Any:
+    """A list as it was printed; None where the text is none, because nothing checks what tools note."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None
+
+
 def _source(proto: Any) -> Source:
     """Module path and source line, as torch's exporters note them: in metadata, or in the operator's name."""
     noted = {p.key: p.value for p in getattr(proto, "metadata_props", ())}
     module, file, line = "", "", 0
-    if "pkg.torch.onnx.name_scopes" in noted:
-        scopes = ast.literal_eval(noted["pkg.torch.onnx.name_scopes"])
-        module = next((scope for scope in reversed(scopes[:-1]) if scope), "")
+    scopes = _literal(noted.get("pkg.torch.onnx.name_scopes", ""))
+    if isinstance(scopes, list):
+        module = next((str(scope) for scope in reversed(scopes[:-1]) if scope), "")
     elif proto.name.startswith("/"):
         # An entry of a list of modules carries the path of the list: "/b.0/b.0.1/Conv" is in b.0.1.
         for scope in proto.name.strip("/").split("/")[:-1]:

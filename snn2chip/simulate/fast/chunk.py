@@ -269,7 +269,8 @@ class Span:
         if isinstance(node.layer, Neuron) and not silent(node):
             counts.spikes[self._samples, steps] = self.nonzero[node.name, "out"].T
         static = node.name in self.plan.static
-        counts.macs[self._samples, 0 if static else steps] = self.plan.host_macs.get(node.name, 0)
+        if macs := self.plan.host_macs.get(node.name):
+            counts.macs[self._samples, 0 if static else steps] = macs
         synapse = self.plan.synapses.get(node.name)
         if synapse is not None and synapse.events is not None:
             events = self._events(node.inputs[0], synapse.events)

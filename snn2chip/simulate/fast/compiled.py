@@ -62,7 +62,13 @@ def cache_remark() -> str:
     return f"compiled kernels are not kept: no safe cache folder (set {CACHE_VARIABLE} to a folder of your own)"
 
 
-_loaded: dict[tuple[str, tuple[str, ...]], Callable[..., None]] = {}
+_Key = tuple[str, tuple[Any, ...]]
+_loaded: dict[_Key, Callable[..., None]] = {}
+
+
+def _key(text: str, arguments: tuple[Any, ...]) -> _Key:
+    """What a kernel is compiled for: its source and the types of its arrays."""
+    return text, tuple(getattr(a, "dtype", None) for a in arguments)
 
 
 def from_source(text: str, *example: Any) -> Callable[..., None]:
@@ -70,11 +76,11 @@ def from_source(text: str, *example: Any) -> Callable[..., None]:
 
     A damaged cache costs a compilation, nothing else.
     """
-    types = tuple(str(getattr(a, "dtype", "")) for a in example)
+    key = _key(text, example)
     with _lock:
-        if (text, types) not in _loaded:
-            _loaded[text, types] = _compiled(text, types, example)
-        return _loaded[text, types]
+        if key not in _loaded:
+            _loaded[key] = _compiled(text, tuple("" if dtype is None else str(dtype) for dtype in key[1]), example)
+        return _loaded[key]
 
 
 # What functions of this package may name.
@@ -92,8 +98,11 @@ def from_function(function: Callable[..., None]) -> Callable[..., None]:
     text = f"{_HEADER}\n\n{source}"
 
     def run(*args: Any) -> None:
-        nothing = (np.empty((0,) * a.ndim, a.dtype) if isinstance(a, np.ndarray) else a for a in args)
-        from_source(text, *nothing)(*args)
+        kernel = _loaded.get(_key(text, args))
+        if kernel is None:
+            nothing = (np.empty((0,) * a.ndim, a.dtype) if isinstance(a, np.ndarray) else a for a in args)
+            kernel = from_source(text, *nothing)
+        kernel(*args)
 
     return run
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
+import numpy as np
 import torch
 
 from snn2chip.errors import S2CError
@@ -14,6 +16,9 @@ from snn2chip.simulate.fast.chunk import ChunkRun
 from snn2chip.simulate.fast.plan import Plan, chunk_of
 from snn2chip.simulate.fast.sink import Sink
 from snn2chip.simulate.result import Result
+
+# Just below the 32 MiB beyond which glibc learns nothing from a block.
+_LARGEST_UNMAPPED = (32 << 20) - (64 << 10)
 
 
 def execute(
@@ -33,6 +38,7 @@ def execute(
     n = len(samples)
     if n == 0:
         raise S2CError("there is nothing to simulate", why="the data holds no sample")
+    _keep_freed_memory()
     threads = torch.get_num_threads()
     chunk = chunk_of(plan, n, steps, batch_size, threads)
     starts = range(0, n, chunk.samples)
@@ -51,6 +57,16 @@ def execute(
             if progress is not None:
                 progress(done)
     return sink.result()
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Have glibc reuse the memory of one layer for the next, where it would give it back and fetch it again.
+
+    It keeps freed memory up to twice the largest block it has unmapped so far (mallopt(3), M_MMAP_THRESHOLD), at most
+    64 MiB: whether layers of a few MiB are fetched anew, page by page, must not hang on what a process did before.
+    """
+    np.empty(_LARGEST_UNMAPPED, np.uint8)
 
 
 def _in_threads(run: Callable[[int], int], starts: range, workers: int) -> Iterator[int]:

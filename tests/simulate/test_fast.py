@@ -506,7 +506,7 @@ def test_the_dilation_of_a_single_tap() -> None:
     assert choice.distrust("int8", case) == ""
     x = np.ones((1, 4, 1, 1), np.int64)
     with linear.exact_floats():
-        found = linear.METHODS["int8"].make(case)(torch.from_numpy(x))
+        found = methods.METHODS["int8"].make(case)(torch.from_numpy(x))
     np.testing.assert_array_equal(found.numpy(), apply(layer, [x], NumpyOps()))
 
 

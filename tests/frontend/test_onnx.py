@@ -716,6 +716,21 @@ def _plain(path: Path, signature: str = SIGNATURE, body: str = PLAIN, **constant
     return _save(path, signature, body, **{**CONSTANTS, **constants})
 
 
+def test_one_state_for_current_and_membrane_is_told(tmp_path: Path) -> None:
+    body = (
+        "i = Gather <axis = 1> (q, first)\nv = Gather <axis = 1> (q, second)\na = Mul(beta, i)\nj = Add(a, x)\n"
+        "b = Mul(beta, v)\nh = Add(b, j)\nfired = Greater(h, theta)\ns = Cast <to = 1> (fired)\n"
+        "w = Where(fired, reset, h)\nq_out = Concat <axis = 1> (j, w)"
+    )
+    signature = "(float[N,1,4] x, float[N,2,4] q) => (float[N,1,4] s, float[N,2,4] q_out)"
+    indices = {"first": np.array([0]), "second": np.array([1])}
+    path = _save(tmp_path / "n.onnx", signature, body, **CONSTANTS, **indices)
+    with pytest.raises(S2CError, match="a loop has no neuron in it") as caught:
+        load_graph(path, states={"q": "q_out"}, start=0, readout="sum")
+    assert "the next value of q" in caught.value.why
+    assert "a state of its own" in caught.value.fix
+
+
 def test_notes_that_make_no_sense_are_not_read(tmp_path: Path) -> None:
     path = _plain(tmp_path / "n.onnx")
     model = onnx.load(path)

@@ -55,7 +55,14 @@ class Builder:
         """
         if tensor not in self._edges:
             if tensor in self._open:
-                raise S2CError("a loop has no neuron in it", where=" → ".join([*self._open, tensor]))
+                loop = [*self._open[self._open.index(tensor) :], tensor]
+                states = [name for name in dict.fromkeys(loop) if name in self.step.states]
+                raise S2CError(
+                    "a loop has no neuron in it",
+                    where=" → ".join(loop),
+                    why=f"the next value of {', '.join(states)} is put together by other than elementwise operators",
+                    fix="give every membrane and every current a state of its own, not one tensor for several",
+                )
             self._open.append(tensor)
             self._edges[tensor] = self._found(tensor)
             self._open.pop()

@@ -64,8 +64,13 @@ class Context:
 
     def repeats(self, ids: Tensor, axis: int) -> bool:
         """Whether the same places of a sample follow each other along an axis: those of other steps or samples."""
+        size = ids.shape[axis]
+        # Two are read before all are: most axes that are asked about repeat nothing.
+        return size > 1 and all(self._repeats(ids.narrow(axis, 0, count), axis) for count in sorted({2, size}))
+
+    def _repeats(self, ids: Tensor, axis: int) -> bool:
         which, _, _, position = self.elements.read(ids.clamp(min=0))
-        return ids.shape[axis] > 1 and all(bool((x == x.narrow(axis, 0, 1)).all()) for x in (which, position))
+        return all(bool((x == x.narrow(axis, 0, 1)).all()) for x in (which, position))
 
     def rows(self, call: Call, ids: list[Tensor], k: int) -> Rows:
         """Ids, broadcast together, as rows."""

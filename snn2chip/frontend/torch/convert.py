@@ -494,14 +494,20 @@ class _Conversion:
         for (call, i), ids in self.context.values.items():
             if ids is None or call.kind != "neuron":
                 continue
-            which, t, n, position = (x.reshape(-1) for x in self.elements.read(ids.contiguous()))
+            whole = self.elements.whole(ids)
+            which, t, n, position = (
+                x.reshape(-1) for x in (whole[1:] if whole else self.elements.read(ids.contiguous()))
+            )
             signal = self.elements.signals[int(which[0])]
             if signal.name not in populations or signal.port not in get_args(Port):
                 continue
             shape = (self.batch, self.steps, signal.size)
             values = found.setdefault((signal.name, signal.port), np.full(shape, np.nan, dtype=np.float32))
             data = call.values[i].detach().reshape(-1).to(torch.float32)
-            values[n.numpy(), t.numpy(), position.numpy()] = data.numpy()
+            if whole:
+                values[n.numpy(), t.numpy()] = data.reshape(len(n), -1).numpy()
+            else:
+                values[n.numpy(), t.numpy(), position.numpy()] = data.numpy()
         shapes = graph.shapes()
         return {key: a.reshape(*a.shape[:2], *shapes[key[0]]) for key, a in found.items()}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import bisect
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -90,6 +90,37 @@ class Elements:
         timed = torch.tensor([s.timed for s in self.signals])[which]
         return which, torch.where(timed, row // self.batch, STATIC), row % self.batch, position
 
+    def whole(self, ids: Tensor) -> Whole | None:
+        """What :meth:`read` says, at once, where ids are values of one signal as they were handed out; else None."""
+        first = int(ids[(0,) * ids.ndim])
+        signal = self.signals[bisect.bisect_right(self._bases, first) - 1] if first >= 0 else None
+        axes = range(ids.ndim + 1)
+        axis = next((a for a in axes if signal and math.prod(ids.shape[a:]) == signal.size), None)
+        if signal is None or axis is None:
+            return None
+        values = ids.reshape(*ids.shape[:axis], signal.size)
+        start = values[..., :1]
+        row = (start - signal.base).div(signal.size, rounding_mode="floor")
+        count = self.batch * (self.steps if signal.timed else 1)
+        handed_out = bool(((row * signal.size + signal.base == start) & (row >= 0) & (row < count)).all())
+        if not handed_out or not bool((values == start + torch.arange(signal.size)).all()):
+            return None
+        row = row.reshape(*ids.shape[:axis], *(1,) * (ids.ndim - axis))
+        step = row.div(self.batch, rounding_mode="floor")
+        t = step if signal.timed else torch.full_like(row, STATIC)
+        position = torch.arange(signal.size).reshape(*(1,) * axis, *ids.shape[axis:])
+        return Whole(axis, torch.full_like(position, signal.index), t, row - step * self.batch, position)
+
+
+class Whole(NamedTuple):
+    """Values of one signal: what :meth:`Elements.read` returns, broadcasting, and the first axis of their features."""
+
+    axis: int
+    which: Tensor
+    t: Tensor
+    n: Tensor
+    position: Tensor
+
 
 @dataclass
 class Pattern:
@@ -159,9 +190,11 @@ def rows(elements: Elements, tensors: list[Tensor], k: int, where: str) -> Rows:
         TimesDifferError: they hold different steps.
         S2CError: elements of different steps or samples are mixed where the operation needs one.
     """
-    if any(bool((ids < 0).any()) for ids in tensors):
+    whole = [elements.whole(ids) for ids in tensors]
+    together = len({None if values is None else values.axis for values in whole}) == 1 and whole[0] is not None
+    if not together and any(bool((ids < 0).any()) for ids in tensors):
         raise partly_constant(where)
-    read = [elements.read(ids) for ids in tensors]
+    read = [values[1:] for values in whole if values] if together else [elements.read(ids) for ids in tensors]
     t = torch.stack([r[1] for r in read]).amax(0)
     n = read[0][2]
     if any(bool(((r[1] != t) & (r[1] != STATIC)).any()) for r in read):
@@ -170,12 +203,13 @@ def rows(elements: Elements, tensors: list[Tensor], k: int, where: str) -> Rows:
         raise _mixed("samples of the batch", where, tensors[0])
     when = t * elements.batch + n
     places = [which * (1 << 40) + position for which, _, _, position in read]
-    lead = tensors[0].ndim - k
+    shape = tensors[0].shape
+    lead = len(shape) - k
     pieces: list[int] = []
     is_batch: list[bool] = []
     timed = bool((t != STATIC).all())
     for axis in range(lead):
-        for size, kind in _pieces(when, places, axis):
+        for size, kind in _pieces(shape[axis], when, places, axis):
             pieces.append(size)
             # An axis along which nothing varies is a feature where a batch axis came before it. Without a step of their
             # own, values may be repeated for every step there instead.
@@ -184,7 +218,14 @@ def rows(elements: Elements, tensors: list[Tensor], k: int, where: str) -> Rows:
     order = [a for a, b in enumerate(is_batch) if b] + [a for a, b in enumerate(is_batch) if not b]
     count = math.prod(pieces[a] for a in order[: sum(is_batch)])
     blank = torch.empty(count, dtype=torch.int64)
-    found = Rows([], blank, blank, tuple(pieces), order, sum(is_batch), tuple(tensors[0].shape[:lead]))
+    found = Rows([], blank, blank, tuple(pieces), order, sum(is_batch), tuple(shape[:lead]))
+    if together:
+        # One row says where its elements come from, one element where its row does.
+        rowwise, within = order[: sum(is_batch)], [*order[sum(is_batch) :], *range(lead, len(shape))]
+        found.t, found.n = (_along(x.expand(shape), rowwise).flatten() for x in (t, n))
+        for which, _, _, position in read:
+            found.patterns.append(Pattern(*(_along(x.expand(shape), within) for x in (which, position))))
+        return found
     for which, _, _, position in read:
         which, position = found.arrange(which), found.arrange(position)
         if bool((which != which[:1]).any()) or bool((position != position[:1]).any()):
@@ -222,9 +263,15 @@ def _mixed(what: str, where: str, ids: Tensor) -> S2CError:
 _Kind = Literal["batch", "feature", "idle"]
 
 
-def _pieces(when: Tensor, places: list[Tensor], axis: int) -> list[tuple[int, _Kind]]:
+def _along(x: Tensor, axes: list[int]) -> Tensor:
+    """The axes ``axes`` of a tensor, in that order, at the first index of all others."""
+    at = tuple(slice(None) if axis in axes else 0 for axis in range(x.ndim))
+    left = sorted(axes)
+    return x[at].permute(*(left.index(axis) for axis in axes)).contiguous()
+
+
+def _pieces(size: int, when: Tensor, places: list[Tensor], axis: int) -> list[tuple[int, _Kind]]:
     """An axis as (size, what varies) pieces, outermost first: one axis may hold batch and feature, flattened."""
-    size = when.shape[axis]
     kind = _kind(when, places, axis)
     if kind is not None:
         return [(size, kind)]

@@ -8,7 +8,10 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -55,6 +58,11 @@ class App(click.Group):
             raise UsageError(f"there is no verb {name!r}", fix=f"did you mean {near[0]!r}?" if near else known)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb; what snn2chip warns about is told in one line, without a place in its code."""
+        with _plain_warnings():
+            return super().invoke(ctx)
+
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:
         """Run a verb; end the process with 0 (done), 1 (failure), 2 (wrong usage) or 130 (interrupted)."""
         given = list(sys.argv[1:] if args is None else args)
@@ -76,6 +84,23 @@ class App(click.Group):
             sys.exit(EXIT_INTERRUPTED)
         except Exception as error:  # every failure becomes a message
             _tell(_explained(error), as_json="--json" in given)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    usual = warnings.formatwarning
+    ours = str(Path(__file__).parents[1])
+
+    def formatted(message: Warning | str, category: type[Warning], filename: str, *rest: Any, **more: Any) -> str:
+        if category is UserWarning and filename.startswith(ours):
+            return f"warning: {message}\n"
+        return usual(message, category, filename, *rest, **more)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _explained(error: Exception) -> S2CError:

@@ -149,6 +149,8 @@ class LIF(FloatNeuron):
         ]
         if self.current_decay is not None:
             parts.insert(0, f"current decay {values(self.current_decay)}")
+        if (self.v_rest != 0).any():
+            parts.append(f"leaks to {values(self.v_rest)}")
         if (self.input_gain != 1).any():
             parts.append(f"gain {values(self.input_gain)}")
         if not self.integrates_only:

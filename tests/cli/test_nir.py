@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nir
@@ -65,7 +67,17 @@ def test_inspect_asks_the_same(run, files: tuple[str, str]) -> None:
     assert result.exit_code == 0, result.output
     assert "v >= 0.5" in result.stdout
     assert "soft reset" in result.stdout
+    assert "leaks to 0.05" in result.stdout
     assert "starts at 0.05" in result.stdout
+
+
+def test_what_is_guessed_is_told_in_one_line(files: tuple[str, str]) -> None:
+    """In a process of its own: pytest takes warnings away."""
+    call = "from snn2chip.cli import main; main(prog_name='snn2chip')"
+    arguments = [sys.executable, "-c", call, "inspect", files[0], *ANSWERS[:-2], "--output-node", "late"]
+    told = subprocess.run(arguments, capture_output=True, text=True, check=True).stderr
+    assert told.startswith("warning: the membrane of a starts every sample at zero")
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize(

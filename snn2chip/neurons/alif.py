@@ -27,7 +27,7 @@ from snn2chip.errors import S2CError
 from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.layers import Array, Shape
 from snn2chip.ir.target import Limits
-from snn2chip.neurons.arithmetic import decayed, fit
+from snn2chip.neurons.arithmetic import decayed, fit, meets
 from snn2chip.neurons.base import (
     ArrayNamespace,
     Bounds,
@@ -138,7 +138,7 @@ class ALIF(FloatNeuron):
             return xp.const(self.adaptation_decay, x) * b + step
 
         late = self.reset_timing == "next"
-        before = self._fires(state["v"], rest + strength * b) if late else None
+        before = meets(state["v"], rest + strength * b, self.fire) if late else None
         if late:
             b = adapted(before)
         raised = strength * b
@@ -150,13 +150,10 @@ class ALIF(FloatNeuron):
         h = xp.const(self.decay, x) * state["v"] + drive
         if late:
             h = xp.where(before, self._after(h, rest, theta, xp), h)
-        fired = self._fires(h, theta)
+        fired = meets(h, theta, self.fire)
         v = h if late else xp.where(fired, self._after(h, rest, theta, xp), h)
         spikes = xp.where(fired, zero + self.spike_value, zero)
         return {**new, "v": v, "b": b if late else adapted(fired), "h": h - raised}, spikes
-
-    def _fires(self, v: Any, theta: Any) -> Any:
-        return v > theta if self.fire == ">" else v >= theta
 
     def _after(self, h: Any, rest: Any, theta: Any, xp: ArrayNamespace) -> Any:
         """What the reset makes of a membrane."""
@@ -322,21 +319,16 @@ def integer_step(state: dict[str, Any], a: Any, p: dict[str, Any]) -> tuple[dict
     u = fit(u, p["current_bits"], p["current_overflow"])
     h = decayed(state["v"], p["decay_v"], bits, rounding) + u + p["bias"]
     if late:
-        before = fires(state["v"], p["threshold"] + b, p)
+        before = meets(state["v"], p["threshold"] + b, p["fire"])
         b = adapted(b, before, p)
         h = np.where(before, after_spike(h, p["threshold"] + b, p), h)
     h = fit(h, p["voltage_bits"], p["voltage_overflow"])
-    fired = fires(h, p["threshold"] + b, p)
+    fired = meets(h, p["threshold"] + b, p["fire"])
     spikes = np.where(fired, 1, 0)
     if late:
         return {"u": u, "v": h, "b": b}, spikes
     v = np.where(fired, after_spike(h, p["threshold"] + b, p), h)
     return {"u": u, "v": v, "b": adapted(b, fired, p)}, spikes
-
-
-def fires(v: Any, theta: Any, p: dict[str, Any]) -> Any:
-    """The fire test."""
-    return v > theta if p["fire"] == ">" else v >= theta
 
 
 def adapted(b: Any, fired: Any, p: dict[str, Any]) -> Any:
@@ -354,4 +346,4 @@ def after_spike(h: Any, theta: Any, p: dict[str, Any]) -> Any:
     return h - (theta if p["reset"] == "adaptive" else p["threshold"])
 
 
-IntegerALIF.program = (fires, adapted, after_spike, integer_step)
+IntegerALIF.program = (adapted, after_spike, integer_step)

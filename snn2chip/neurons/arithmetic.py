@@ -32,6 +32,11 @@ def fit(x: Any, bits: int, overflow: str) -> Any:
     return ((x + half) & (2 * half - 1)) - half
 
 
+def meets(v: Any, threshold: Any, fire: str) -> Any:
+    """The fire test, ``v > threshold`` or ``v >= threshold``, on integers and on floats."""
+    return v > threshold if fire == ">" else v >= threshold
+
+
 def horner(x: Any, coefficients: Any, bits: int, rounding: str) -> Any:
     """``Σ coefficients[i] · (x / 2**bits)**i`` (S002 Eq. 15), every product shifted back as it arises.
 

@@ -29,7 +29,7 @@ from snn2chip.errors import S2CError
 from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.layers import Array, Shape
 from snn2chip.ir.target import Limits
-from snn2chip.neurons.arithmetic import decayed, fit
+from snn2chip.neurons.arithmetic import decayed, fit, meets
 from snn2chip.neurons.base import (
     ArrayNamespace,
     Bounds,
@@ -175,7 +175,7 @@ class LIF(FloatNeuron):
         """
         v, new = state["v"], {}
         theta, v_reset = xp.const(self.v_threshold, x), xp.const(self.v_reset, x)
-        fired = self._fires(v, theta) if self.reset_timing != "same" else None
+        fired = meets(v, theta, self.fire) if self.reset_timing != "same" else None
         if self.current_decay is not None:
             x = xp.const(self.current_decay, x) * state["u"] + x
             new["u"] = x
@@ -188,14 +188,11 @@ class LIF(FloatNeuron):
         new["h"] = h
         if self.integrates_only:
             return {**new, "v": h}, h
-        spikes = self._fires(h, theta)
+        spikes = meets(h, theta, self.fire)
         out = xp.where(spikes, xp.full_like(h, self.spike_value), xp.full_like(h, 0.0))
         if self.reset_timing == "same" and self.reset != "none":
             h = xp.where(spikes, v_reset + 0 * h if self.reset == "hard" else h - theta, h)
         return {**new, "v": h}, out
-
-    def _fires(self, v: Any, theta: Any) -> Any:
-        return v > theta if self.fire == ">" else v >= theta
 
     def operations(self) -> Operations:
         """One multiply-add per decaying state; integration and reset are additions (papers.md §6: LIF 1 MAC)."""
@@ -370,10 +367,8 @@ def lif_step(state: dict[str, Any], a: Any, p: dict[str, Any]) -> tuple[dict[str
     With ``fire=">"``, ``reset="hard"``, ``reset_timing="same"`` and ``v_reset=0`` this is Lava's PyLifModelBitAcc.
     """
     v, theta = state["v"], p["threshold"]
-    strict = p["fire"] == ">"
     timing = p["reset_timing"] if p["fires"] and p["reset"] != "none" else "never"
-    before = v > theta if strict else v >= theta
-
+    before = meets(v, theta, p["fire"])
     u = decayed(state["u"], p["decay_u"], p["decay_bits"], p["decay_rounding"]) + (a << p["input_shift"]) + p["bias_u"]
     u = fit(u, p["current_bits"], p["current_overflow"])
     if timing == "gate":
@@ -384,7 +379,7 @@ def lif_step(state: dict[str, Any], a: Any, p: dict[str, Any]) -> tuple[dict[str
     v = fit(v, p["voltage_bits"], p["voltage_overflow"])
     if not p["fires"]:
         return {"u": u, "v": v}, v
-    fired = v > theta if strict else v >= theta
+    fired = meets(v, theta, p["fire"])
     if timing == "same":
         v = np.where(fired, p["v_reset"] if p["reset"] == "hard" else v - theta, v)
     return {"u": u, "v": v}, np.where(fired, 1, 0)

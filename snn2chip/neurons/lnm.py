@@ -30,7 +30,7 @@ from snn2chip.errors import S2CError
 from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.layers import Array, Shape
 from snn2chip.ir.target import Limits
-from snn2chip.neurons.arithmetic import fit, horner, shift_right
+from snn2chip.neurons.arithmetic import fit, horner, meets, shift_right
 from snn2chip.neurons.base import (
     ArrayNamespace,
     Bounds,
@@ -139,14 +139,11 @@ class LNM(FloatNeuron):
             f = coefficient + c * f
         driven = {"added": v + f, "subtracted": v - f, "absorbed": f}[self.form]
         if self.gated:
-            driven = xp.where(self._fires(v, theta), zero, driven)
+            driven = xp.where(meets(v, theta, self.fire), zero, driven)
         h = driven + x
-        fired = self._fires(h, theta)
+        fired = meets(h, theta, self.fire)
         after = h if self.gated else xp.where(fired, xp.const(self.v_reset, x) + zero, h)
         return {"v": after, "h": h}, xp.where(fired, zero + self.spike_value, zero)
-
-    def _fires(self, v: Any, theta: Any) -> Any:
-        return v > theta if self.fire == ">" else v >= theta
 
     def operations(self) -> Operations:
         """S002 §5.4: a polynomial of degree N takes N multiply-adds; identity and input are additions."""
@@ -349,14 +346,14 @@ def bounded(v: Any, p: dict[str, Any]) -> Any:
 
 def integer_step(state: dict[str, Any], a: Any, p: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """One step of the polynomial neuron in fixed point: (u, v; spikes 0/1)."""
-    v, theta, strict = state["v"], p["threshold"], p["fire"] == ">"
+    v, theta = state["v"], p["threshold"]
     u = fit(a << p["input_shift"], p["current_bits"], p["current_overflow"])
     f = horner(bounded(v, p), p["coefficients"], p["bits"], p["decay_rounding"])
     driven = shift_right(f, p["guard"], p["decay_rounding"]) + (v if p["carries"] else 0)
     if p["gated"]:
-        driven = np.where(v > theta if strict else v >= theta, 0, driven)
+        driven = np.where(meets(v, theta, p["fire"]), 0, driven)
     h = fit(driven + u + p["bias"], p["voltage_bits"], p["voltage_overflow"])
-    fired = h > theta if strict else h >= theta
+    fired = meets(h, theta, p["fire"])
     return {"u": u, "v": h if p["gated"] else np.where(fired, p["v_reset"], h)}, np.where(fired, 1, 0)
 
 

@@ -27,7 +27,7 @@ from snn2chip.errors import S2CError
 from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.layers import Array, Shape
 from snn2chip.ir.target import Limits
-from snn2chip.neurons.arithmetic import fit, shift_right
+from snn2chip.neurons.arithmetic import fit, meets, shift_right
 from snn2chip.neurons.base import (
     ArrayNamespace,
     Bounds,
@@ -119,7 +119,7 @@ class QIF(FloatNeuron):
         drive = x if (self.gain == 1).all() else xp.const(self.gain, x) * x
         square = xp.const(self.a, x) * (v - xp.const(self.v_rest, x)) * (v - xp.const(self.v_critical, x))
         h = v + square + drive if self.carries else square + drive
-        fired = h > theta if self.fire == ">" else h >= theta
+        fired = meets(h, theta, self.fire)
         after = xp.const(self.reset_to, x) + 0 * h if self.reset == "hard" else h - theta
         out = xp.where(fired, xp.full_like(h, self.spike_value), xp.full_like(h, 0.0))
         return {"v": xp.where(fired, after, h), "h": h}, out
@@ -259,7 +259,7 @@ def integer_step(state: dict[str, Any], a: Any, p: dict[str, Any]) -> tuple[dict
     theta = p["threshold"]
     u = fit(a << p["input_shift"], p["current_bits"], p["current_overflow"])
     h = fit(driven(state["v"], p) + u, p["voltage_bits"], p["voltage_overflow"])
-    fired = h > theta if p["fire"] == ">" else h >= theta
+    fired = meets(h, theta, p["fire"])
     after = p["v_reset"] if p["reset"] == "hard" else h - theta
     return {"u": u, "v": np.where(fired, after, h)}, np.where(fired, 1, 0)
 

@@ -21,7 +21,7 @@ from snn2chip.errors import S2CError
 from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.layers import Array, Shape
 from snn2chip.ir.target import Limits
-from snn2chip.neurons.arithmetic import decayed, fit
+from snn2chip.neurons.arithmetic import decayed, fit, meets
 from snn2chip.neurons.base import (
     ArrayNamespace,
     Bounds,
@@ -103,7 +103,7 @@ class TernaryLIF(FloatNeuron):
         theta, zero = xp.const(self.v_threshold, x), xp.full_like(x, 0.0)
         drive = x if (self.gain == 1).all() else xp.const(self.gain, x) * x
         h = xp.const(self.decay, x) * state["v"] + drive
-        up, down = (h > theta, h < -theta) if self.fire == ">" else (h >= theta, h <= -theta)
+        up, down = meets(h, theta, self.fire), meets(-h, theta, self.fire)
         sign = xp.where(up, zero + 1, xp.where(down, zero - 1, zero))
         v = h
         if self.reset == "hard":
@@ -203,7 +203,7 @@ def integer_step(state: dict[str, Any], a: Any, p: dict[str, Any]) -> tuple[dict
     u = fit(a << p["input_shift"], p["current_bits"], p["current_overflow"])
     h = decayed(state["v"], p["decay_v"], p["decay_bits"], p["decay_rounding"]) + u + p["bias"]
     h = fit(h, p["voltage_bits"], p["voltage_overflow"])
-    up, down = (h > theta, h < -theta) if p["fire"] == ">" else (h >= theta, h <= -theta)
+    up, down = meets(h, theta, p["fire"]), meets(-h, theta, p["fire"])
     spikes = np.where(up, 1, np.where(down, -1, 0))
     v = h
     if p["reset"] == "hard":

@@ -39,9 +39,10 @@ from snn2chip.neurons.base import (
     State,
     constant,
     hold,
+    reset_in_words,
     values,
 )
-from snn2chip.neurons.fixed_point import bias_exponent, extremes, membrane_mantissa, span
+from snn2chip.neurons.fixed_point import bias_mantissa, decay_error, decay_mantissa, extremes, membrane_mantissa, span
 from snn2chip.neurons.lif import IntegerLIF
 
 AdaptiveReset = Literal["hard", "soft", "adaptive", "none"]
@@ -84,11 +85,6 @@ class ALIF(FloatNeuron):
         names = ("v_threshold", "decay", "adaptation_decay", "adaptation_strength", "adaptation_step")
         hold(self, np.float64, *names, "gain", "current_decay", "v_reset")
 
-    @property
-    def input_gain(self) -> Array:
-        """What the input is multiplied by before it adds to the membrane."""
-        return self.gain
-
     def check(self, shape: Shape) -> None:
         """Raise unless the parameters fit the shape and describe a neuron."""
         super().check(shape)
@@ -111,12 +107,8 @@ class ALIF(FloatNeuron):
             f"decay {values(self.decay)}",
             f"v {self.fire} {values(self.v_threshold)} + {values(rise)} a spike, decaying by "
             f"{values(self.adaptation_decay)}",
-            f"{self.reset} reset",
+            reset_in_words(self.reset, self.reset_timing, self.v_reset),
         ]
-        if self.reset == "hard" and (self.v_reset != 0).any():
-            parts[-1] += f" to {values(self.v_reset)}"
-        if self.reset_timing != "same" and self.reset != "none":
-            parts[-1] += f" ({self.reset_timing})"
         if self.current_decay is not None:
             parts.insert(0, f"current decay {values(self.current_decay)}")
         if (self.gain != 1).any():
@@ -146,8 +138,7 @@ class ALIF(FloatNeuron):
         if self.current_decay is not None:
             x = xp.const(self.current_decay, x) * state["u"] + x
             new["u"] = x
-        drive = x if (self.gain == 1).all() else xp.const(self.gain, x) * x
-        h = xp.const(self.decay, x) * state["v"] + drive
+        h = xp.const(self.decay, x) * state["v"] + self.scaled_input(x, xp)
         if late:
             h = xp.where(before, self._after(h, rest, theta, xp), h)
         fired = meets(h, theta, self.fire)
@@ -169,17 +160,15 @@ class ALIF(FloatNeuron):
     def quantized(self, bias: Array, unit: float, limits: Limits, arithmetic: Arithmetic) -> IntegerALIF:
         """See :meth:`FloatNeuron.quantized`."""
         fine = unit / (1 << arithmetic.input_shift)
-        membrane, one = self.gain * fine, 1 << arithmetic.decay_bits
-        in_current = self.current_decay is not None
-        membrane_bias = np.zeros(()) if in_current else bias / fine
-        exponent = bias_exponent(membrane_bias, limits)
+        membrane, in_current = self.gain * fine, self.current_decay is not None
+        mantissa, exponent = bias_mantissa(np.zeros(()) if in_current else bias / fine, limits)
         return IntegerALIF(
             v_threshold=membrane_mantissa(self.v_threshold / membrane, arithmetic),
-            decay_v=np.rint((1 - self.decay) * one),
-            decay_u=np.rint((1 - (0.0 if self.current_decay is None else self.current_decay)) * np.asarray(one)),
-            decay_b=np.rint((1 - self.adaptation_decay) * one),
+            decay_v=decay_mantissa(self.decay, arithmetic),
+            decay_u=decay_mantissa(0.0 if self.current_decay is None else self.current_decay, arithmetic),
+            decay_b=decay_mantissa(self.adaptation_decay, arithmetic),
             rise=np.rint(self.adaptation_strength * self.adaptation_step / membrane),
-            bias=np.rint(membrane_bias / 2.0**exponent),
+            bias=mantissa,
             bias_exp=exponent,
             bias_u=np.rint(bias / fine) if in_current else np.zeros(()),
             fire=self.fire,
@@ -190,9 +179,8 @@ class ALIF(FloatNeuron):
 
     def rounding_error(self, neuron: Any, unit: float, arithmetic: Arithmetic) -> float:
         """Of the decays of membrane and adaptation, absolute."""
-        one = 1 << arithmetic.decay_bits
         pairs = ((neuron.decay_v, self.decay), (neuron.decay_b, self.adaptation_decay))
-        return max(float(np.max(np.abs(held / one - (1 - wanted)))) for held, wanted in pairs)
+        return max(decay_error(held, wanted, arithmetic) for held, wanted in pairs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,10 +221,10 @@ class IntegerALIF(IntegerNeuron):
 
     def describe(self) -> str:
         """Every choice, in one line."""
-        late = " (next)" if self.reset_timing == "next" and self.reset != "none" else ""
+        reset = reset_in_words(self.reset, self.reset_timing)
         return (
             f"decay u {values(self.decay_u)} v {values(self.decay_v)}, v {self.fire} {values(self.v_threshold)} + "
-            f"{values(self.rise)} a spike, decaying by {values(self.decay_b)}, {self.reset} reset{late}"
+            f"{values(self.rise)} a spike, decaying by {values(self.decay_b)}, {reset}"
         )
 
     def start(self, shape: Shape) -> State:

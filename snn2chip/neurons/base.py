@@ -82,11 +82,12 @@ class FloatNeuron(NeuronModel):
     """A neuron as it was trained.
 
     Every model has the fields ``v_threshold`` (an array; ``np.inf``: it never fires) and ``spike_value`` (what a spike
-    is worth to the next layer).
+    is worth to the next layer); some have ``gain``, a factor on their input.
     """
 
     v_threshold: Array
     spike_value: float
+    gain: Array = np.ones(())
 
     @property
     def integrates_only(self) -> bool:
@@ -96,7 +97,7 @@ class FloatNeuron(NeuronModel):
     @property
     def input_gain(self) -> Array:
         """What the input is multiplied by before it adds to the membrane."""
-        return np.ones(())
+        return self.gain
 
     @property
     def leak_bias(self) -> Array:
@@ -117,6 +118,10 @@ class FloatNeuron(NeuronModel):
     def rests(self) -> bool:
         """Whether it is known to stay in its first state, and silent, for as long as its input is zero."""
         return False
+
+    def scaled_input(self, x: Any, xp: ArrayNamespace) -> Any:
+        """The input times ``gain``."""
+        return x if (self.gain == 1).all() else xp.const(self.gain, x) * x
 
     def start(self, x: Any, xp: ArrayNamespace) -> State:
         """The state before the first step, for input like ``x``."""
@@ -263,6 +268,13 @@ def values(x: Any) -> str:
     if a.size and (a == a.flat[0]).all():
         return f"{a.flat[0]:.6g}"
     return f"{a.min():.4g}…{a.max():.4g}"
+
+
+def reset_in_words(reset: str, timing: str = "same", v_reset: Array | None = None) -> str:
+    """A reset for print; its target where that is not zero, and its timing where it is not the step of the spike."""
+    to = f" to {values(v_reset)}" if reset == "hard" and v_reset is not None and v_reset.any() else ""
+    when = f" ({timing})" if timing != "same" and reset != "none" else ""
+    return f"{reset} reset{to}{when}"
 
 
 Fire = Literal[">", ">="]

@@ -11,12 +11,26 @@ from snn2chip.ir.target import Limits
 from snn2chip.neurons.base import Range
 
 
-def bias_exponent(bias: Array, limits: Limits) -> int:
-    """The smallest exponent at which the largest bias fits the mantissa; 6 where there is no bias at all."""
-    largest = float(np.abs(bias).max(initial=0.0))
-    if np.rint(largest) == 0:
-        return 6
-    return max(limits.bias_exp_min, int(np.ceil(np.log2(largest / (limits.bias_max + 0.5)))))
+def bias_mantissa(bias: Array, limits: Limits) -> tuple[Array, int]:
+    """A bias in membrane units as (mantissa, exponent): ``mantissa << exponent``, or ``>> -exponent``.
+
+    The exponent is the smallest at which the largest bias fits the mantissa; 6 where there is no bias at all.
+    """
+    largest, exponent = float(np.abs(bias).max(initial=0.0)), 6
+    if np.rint(largest) != 0:
+        exponent = max(limits.bias_exp_min, int(np.ceil(np.log2(largest / (limits.bias_max + 0.5)))))
+    return np.rint(bias / 2.0**exponent), exponent
+
+
+def decay_mantissa(kept: Array | float, arithmetic: Arithmetic) -> Array:
+    """The decay, in 1/2**decay_bits, that leaves the share ``kept`` of a state."""
+    rounded: Array = np.rint((1 - kept) * np.asarray(1 << arithmetic.decay_bits))
+    return rounded
+
+
+def decay_error(mantissa: Array, kept: Array, arithmetic: Arithmetic) -> float:
+    """Largest difference between a decay in integers and the one that leaves the share ``kept``."""
+    return float(np.max(np.abs(mantissa / (1 << arithmetic.decay_bits) - (1 - kept))))
 
 
 def unless_zero(value: Array) -> Array | None:

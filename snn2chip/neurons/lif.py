@@ -43,9 +43,10 @@ from snn2chip.neurons.base import (
     State,
     constant,
     hold,
+    reset_in_words,
     values,
 )
-from snn2chip.neurons.fixed_point import bias_exponent, extremes, span, unless_zero
+from snn2chip.neurons.fixed_point import bias_mantissa, decay_error, decay_mantissa, extremes, span, unless_zero
 
 DecayForm = Literal["factor", "tau", "tau_sum", "tau_undriven", "rate", "subtract"]
 
@@ -154,11 +155,8 @@ class LIF(FloatNeuron):
         if (self.input_gain != 1).any():
             parts.append(f"gain {values(self.input_gain)}")
         if not self.integrates_only:
-            parts += [f"v {self.fire} {values(self.v_threshold)}", f"{self.reset} reset"]
-            if self.reset == "hard" and (self.v_reset != 0).any():
-                parts[-1] += f" to {values(self.v_reset)}"
-            if self.reset_timing != "same" and self.reset != "none":
-                parts[-1] += f" ({self.reset_timing})"
+            parts.append(f"v {self.fire} {values(self.v_threshold)}")
+            parts.append(reset_in_words(self.reset, self.reset_timing, self.v_reset))
         if (self.v_start != 0).any():
             parts.append(f"starts at {values(self.v_start)}")
         return ", ".join(parts)
@@ -181,8 +179,7 @@ class LIF(FloatNeuron):
             new["u"] = x
         if self.reset_timing == "gate" and self.reset != "none":
             v = xp.where(fired, v_reset if self.reset == "hard" else v - theta, v)
-        drive = x if (self.gain == 1).all() else xp.const(self.gain, x) * x
-        h = _FORMS[self.decay_form][0](v, drive, xp.const(self.decay, x), xp.const(self.v_rest, x))
+        h = _FORMS[self.decay_form][0](v, self.scaled_input(x, xp), xp.const(self.decay, x), xp.const(self.v_rest, x))
         if self.reset_timing == "next" and self.reset != "none":
             h = xp.where(fired, v_reset + 0 * h if self.reset == "hard" else h - theta, h)
         new["h"] = h
@@ -204,11 +201,9 @@ class LIF(FloatNeuron):
         """See :meth:`FloatNeuron.quantized`."""
         fine = unit / (1 << arithmetic.input_shift)
         gain = self.input_gain
-        decays = 1 << arithmetic.decay_bits
         leak = self.leak_bias / (gain * fine)
         in_current = self.current_decay is not None
-        membrane_bias = leak if in_current else bias / fine + leak
-        bias_exp = bias_exponent(membrane_bias, limits)
+        mantissa, exponent = bias_mantissa(leak if in_current else bias / fine + leak, limits)
         threshold = None
         if not self.integrates_only:
             threshold = np.rint(
@@ -216,10 +211,10 @@ class LIF(FloatNeuron):
             )
         return IntegerLIF(
             v_threshold=threshold,
-            decay_v=np.rint((1 - self.decay_factor) * decays),
-            decay_u=np.rint((1 - (0.0 if self.current_decay is None else self.current_decay)) * np.asarray(decays)),
-            bias=np.rint(membrane_bias / 2.0**bias_exp),
-            bias_exp=bias_exp,
+            decay_v=decay_mantissa(self.decay_factor, arithmetic),
+            decay_u=decay_mantissa(0.0 if self.current_decay is None else self.current_decay, arithmetic),
+            bias=mantissa,
+            bias_exp=exponent,
             bias_u=np.rint(bias / fine) if in_current and bias.any() else None,
             fire=self.fire,
             reset=self.reset,
@@ -230,8 +225,7 @@ class LIF(FloatNeuron):
 
     def rounding_error(self, neuron: Any, unit: float, arithmetic: Arithmetic) -> float:
         """Of the membrane's decay, absolute."""
-        one = 1 << arithmetic.decay_bits
-        return float(np.max(np.abs(neuron.decay_v / one - (1 - self.decay_factor))))
+        return decay_error(neuron.decay_v, self.decay_factor, arithmetic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,9 +265,7 @@ class IntegerLIF(IntegerNeuron):
         """Every choice, in one line."""
         parts = [f"decay u {values(self.decay_u)} v {values(self.decay_v)}"]
         if self.v_threshold is not None:
-            parts += [f"v {self.fire} {values(self.v_threshold)}", f"{self.reset} reset"]
-            if self.reset_timing != "same" and self.reset != "none":
-                parts[-1] += f" ({self.reset_timing})"
+            parts += [f"v {self.fire} {values(self.v_threshold)}", reset_in_words(self.reset, self.reset_timing)]
         if self.bias.any():
             parts.append(f"bias {values(self.bias)}<<{self.bias_exp}")
         if self.bias_u is not None and self.bias_u.any():

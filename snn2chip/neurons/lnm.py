@@ -44,7 +44,7 @@ from snn2chip.neurons.base import (
     hold,
     values,
 )
-from snn2chip.neurons.fixed_point import bias_exponent, extremes, membrane_mantissa, span
+from snn2chip.neurons.fixed_point import bias_mantissa, extremes, membrane_mantissa, span
 from snn2chip.neurons.lif import IntegerLIF
 
 Form = Literal["added", "subtracted", "absorbed"]
@@ -153,7 +153,7 @@ class LNM(FloatNeuron):
     def quantized(self, bias: Array, unit: float, limits: Limits, arithmetic: Arithmetic) -> IntegerLNM:
         """See :meth:`FloatNeuron.quantized`."""
         fine = unit / (1 << arithmetic.input_shift)
-        exponent = bias_exponent(bias / fine, limits)
+        mantissa, exponent = bias_mantissa(bias / fine, limits)
         coefficients, bits, guard = self._scaled(fine, arithmetic)
         return IntegerLNM(
             v_threshold=membrane_mantissa(self.v_threshold / fine, arithmetic),
@@ -163,7 +163,7 @@ class LNM(FloatNeuron):
             bound=None if self.bound is None else round(self.bound / fine),
             tanh=tanh_pieces(fine) if self.squash else (),
             carries=self.form != "absorbed",
-            bias=np.rint(bias / fine / 2.0**exponent),
+            bias=mantissa,
             bias_exp=exponent,
             fire=self.fire,
             gated=self.gated,

@@ -36,7 +36,7 @@ from snn2chip.neurons.base import (
     hold,
     values,
 )
-from snn2chip.neurons.fixed_point import bias_exponent
+from snn2chip.neurons.fixed_point import bias_mantissa
 from snn2chip.neurons.lif import LIF, IntegerLIF, lif_step
 
 Steps = tuple[Array, ...]
@@ -133,14 +133,12 @@ class PerStepLIF(FloatNeuron):
     def quantized(self, bias: Array, unit: float, limits: Limits, arithmetic: Arithmetic) -> IntegerPerStepLIF:
         """See :meth:`FloatNeuron.quantized`; the bias stands before the factors, as the weights do."""
         fine = unit / (1 << arithmetic.input_shift)
-        exponent = bias_exponent(bias / fine, limits)
         return IntegerPerStepLIF(
             self.lif.quantized(np.zeros(()), unit, limits, arithmetic),
             tuple(np.rint(f * (1 << arithmetic.decay_bits)) for f in self.factor),
             tuple(np.rint(o / fine) for o in self.offset),
             arithmetic.decay_bits,
-            np.rint(bias / fine / 2.0**exponent),
-            exponent,
+            *bias_mantissa(bias / fine, limits),
         )
 
     def rounding_error(self, neuron: Any, unit: float, arithmetic: Arithmetic) -> float:

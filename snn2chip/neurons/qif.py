@@ -41,7 +41,7 @@ from snn2chip.neurons.base import (
     hold,
     values,
 )
-from snn2chip.neurons.fixed_point import bias_exponent, factor, membrane_mantissa
+from snn2chip.neurons.fixed_point import bias_mantissa, factor, membrane_mantissa
 from snn2chip.neurons.lif import IntegerLIF
 
 _KIND = "QIF"
@@ -85,11 +85,6 @@ class QIF(FloatNeuron):
         """Where a hard reset goes."""
         return self.v_rest if self.v_reset is None else self.v_reset
 
-    @property
-    def input_gain(self) -> Array:
-        """What the input is multiplied by."""
-        return self.gain
-
     def check(self, shape: Shape) -> None:
         """Raise unless the parameters fit the shape and describe a neuron."""
         super().check(shape)
@@ -116,9 +111,8 @@ class QIF(FloatNeuron):
     def step(self, state: State, x: Any, xp: ArrayNamespace) -> tuple[State, Any]:
         """One step, in the order of Eq. 12 to 15."""
         v, theta = state["v"], xp.const(self.v_threshold, x)
-        drive = x if (self.gain == 1).all() else xp.const(self.gain, x) * x
         square = xp.const(self.a, x) * (v - xp.const(self.v_rest, x)) * (v - xp.const(self.v_critical, x))
-        h = v + square + drive if self.carries else square + drive
+        h = (v + square if self.carries else square) + self.scaled_input(x, xp)
         fired = meets(h, theta, self.fire)
         after = xp.const(self.reset_to, x) + 0 * h if self.reset == "hard" else h - theta
         out = xp.where(fired, xp.full_like(h, self.spike_value), xp.full_like(h, 0.0))
@@ -132,7 +126,7 @@ class QIF(FloatNeuron):
         """See :meth:`FloatNeuron.quantized`."""
         fine = unit / (1 << arithmetic.input_shift)
         membrane = self.gain * fine
-        exponent = bias_exponent(bias / fine, limits)
+        bias_held, exponent = bias_mantissa(bias / fine, limits)
         mantissa, shift = factor(self.a * membrane, 62 - 2 * arithmetic.voltage_bits)
         return IntegerQIF(
             v_threshold=membrane_mantissa(self.v_threshold / membrane, arithmetic),
@@ -140,7 +134,7 @@ class QIF(FloatNeuron):
             shift=shift,
             v_rest=np.rint(self.v_rest / membrane),
             v_critical=np.rint(self.v_critical / membrane),
-            bias=np.rint(bias / fine / 2.0**exponent),
+            bias=bias_held,
             bias_exp=exponent,
             carries=self.carries,
             fire=self.fire,

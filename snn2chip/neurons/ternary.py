@@ -33,9 +33,10 @@ from snn2chip.neurons.base import (
     State,
     constant,
     hold,
+    reset_in_words,
     values,
 )
-from snn2chip.neurons.fixed_point import bias_exponent, membrane_mantissa
+from snn2chip.neurons.fixed_point import bias_mantissa, decay_error, decay_mantissa, membrane_mantissa
 from snn2chip.neurons.lif import IntegerLIF
 
 _KIND = "TernaryLIF"
@@ -68,11 +69,6 @@ class TernaryLIF(FloatNeuron):
     def __post_init__(self) -> None:
         hold(self, np.float64, "v_threshold", "decay", "gain", "v_reset")
 
-    @property
-    def input_gain(self) -> Array:
-        """What the input is multiplied by."""
-        return self.gain
-
     def check(self, shape: Shape) -> None:
         """Raise unless the parameters fit the shape and describe a neuron."""
         super().check(shape)
@@ -87,9 +83,11 @@ class TernaryLIF(FloatNeuron):
 
     def describe(self) -> str:
         """Every choice, in one line."""
-        parts = [f"decay {values(self.decay)}", f"|v| {self.fire} {values(self.v_threshold)}", f"{self.reset} reset"]
-        if self.reset == "hard" and (self.v_reset != 0).any():
-            parts[-1] += f" to {values(self.v_reset)}"
+        parts = [
+            f"decay {values(self.decay)}",
+            f"|v| {self.fire} {values(self.v_threshold)}",
+            reset_in_words(self.reset, v_reset=self.v_reset),
+        ]
         if (self.gain != 1).any():
             parts.append(f"gain {values(self.gain)}")
         return ", ".join(parts)
@@ -101,8 +99,7 @@ class TernaryLIF(FloatNeuron):
     def step(self, state: State, x: Any, xp: ArrayNamespace) -> tuple[State, Any]:
         """One step; ``h`` is the magnitude of the membrane, which met θ."""
         theta, zero = xp.const(self.v_threshold, x), xp.full_like(x, 0.0)
-        drive = x if (self.gain == 1).all() else xp.const(self.gain, x) * x
-        h = xp.const(self.decay, x) * state["v"] + drive
+        h = xp.const(self.decay, x) * state["v"] + self.scaled_input(x, xp)
         up, down = meets(h, theta, self.fire), meets(-h, theta, self.fire)
         sign = xp.where(up, zero + 1, xp.where(down, zero - 1, zero))
         v = h
@@ -119,11 +116,11 @@ class TernaryLIF(FloatNeuron):
     def quantized(self, bias: Array, unit: float, limits: Limits, arithmetic: Arithmetic) -> IntegerTernaryLIF:
         """See :meth:`FloatNeuron.quantized`."""
         fine = unit / (1 << arithmetic.input_shift)
-        exponent = bias_exponent(bias / fine, limits)
+        mantissa, exponent = bias_mantissa(bias / fine, limits)
         return IntegerTernaryLIF(
             v_threshold=membrane_mantissa(self.v_threshold / (self.gain * fine), arithmetic),
-            decay_v=np.rint((1 - self.decay) * (1 << arithmetic.decay_bits)),
-            bias=np.rint(bias / fine / 2.0**exponent),
+            decay_v=decay_mantissa(self.decay, arithmetic),
+            bias=mantissa,
             bias_exp=exponent,
             fire=self.fire,
             reset=self.reset,
@@ -132,7 +129,7 @@ class TernaryLIF(FloatNeuron):
 
     def rounding_error(self, neuron: Any, unit: float, arithmetic: Arithmetic) -> float:
         """Of the decay, absolute."""
-        return float(np.max(np.abs(neuron.decay_v / (1 << arithmetic.decay_bits) - (1 - self.decay))))
+        return decay_error(neuron.decay_v, self.decay, arithmetic)
 
 
 @dataclass(frozen=True, eq=False)

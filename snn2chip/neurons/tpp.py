@@ -44,7 +44,7 @@ from snn2chip.neurons.base import (
     hold,
     values,
 )
-from snn2chip.neurons.fixed_point import bias_exponent, membrane_mantissa
+from snn2chip.neurons.fixed_point import bias_mantissa, membrane_mantissa
 from snn2chip.neurons.lif import IntegerLIF
 
 # A and C of the generator that the C standard gives as its example (ISO/IEC 9899, rand).
@@ -148,13 +148,13 @@ class TPP(FloatNeuron):
     def quantized(self, bias: Array, unit: float, limits: Limits, arithmetic: Arithmetic) -> IntegerTPP:
         """See :meth:`FloatNeuron.quantized`."""
         fine = unit / (1 << arithmetic.input_shift)
-        exponent = bias_exponent(bias / fine, limits)
+        mantissa, exponent = bias_mantissa(bias / fine, limits)
         return IntegerTPP(
             v_threshold=None if self.integrates_only else membrane_mantissa(self.v_threshold / fine, arithmetic),
             phase_steps=self.phase_steps,
             seed=self.seed,
             first=self.first,
-            bias=np.rint(bias / fine / 2.0**exponent),
+            bias=mantissa,
             bias_exp=exponent,
         )
 

@@ -11,7 +11,7 @@ from snn2chip.errors import S2CError
 from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.target import Limits
 from snn2chip.neurons.base import IntegerNeuron
-from snn2chip.neurons.fixed_point import bias_exponent
+from snn2chip.neurons.fixed_point import bias_mantissa
 from snn2chip.neurons.lif import IntegerLIF
 
 # What a chip without programmable neurons lacks → how the option to do without reads in a report.
@@ -77,6 +77,6 @@ def on_fixed_core(
         total = (neuron.bias << neuron.bias_exp) + (neuron.bias_u << arithmetic.decay_bits) / np.maximum(
             neuron.decay_u, 1
         )
-        exponent = bias_exponent(total, limits)
-        changes |= {"bias_u": None, "bias": np.rint(total / 2.0**exponent), "bias_exp": exponent}
+        mantissa, exponent = bias_mantissa(total, limits)
+        changes |= {"bias_u": None, "bias": mantissa, "bias_exp": exponent}
     return dataclasses.replace(neuron, **changes), tuple(lacking)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from snn2chip.report.document import Document, Table, Text
+from snn2chip.report.blocks import Document, Table, Text
 
 
 def to_markdown(doc: Document) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from html import escape
 from importlib.resources import files
 
-from snn2chip.report.document import Block, Document, Figure, Table, Text
+from snn2chip.report.blocks import Block, Document, Figure, Table, Text
 
 # Cells of this text alone are coloured; everything else speaks for itself.
 _MARKED = {"equal": "good", "proved": "good", "differs": "bad", "not proved": "bad"}

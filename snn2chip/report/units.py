@@ -51,23 +51,32 @@ def points(value: float) -> str:
     return f"{sign(value)}{abs(100 * value):.2f} points"
 
 
+def interval(low: float, high: float) -> str:
+    """From one difference of two shares to another, in percentage points."""
+    return f"{points(low).removesuffix(' points')} to {points(high)}"
+
+
+def decibel(value: float | None) -> str:
+    """A ratio in dB with one decimal."""
+    return NONE if value is None else f"{sign(value)}{abs(value):.1f} dB"
+
+
 def energy(picojoules: float | None) -> str:
     """An energy in the unit that keeps it between 1 and 1000."""
     if picojoules is None:
         return "not in this table"
-    for factor, unit in _ENERGY:
-        if abs(picojoules) >= factor:
-            return (
-                f"{picojoules / factor:.3g} {unit}"
-                if picojoules / factor < 1000
-                else f"{picojoules / factor:.0f} {unit}"
-            )
-    return f"{picojoules:.3g} pJ"
+    return _scaled(picojoules, _ENERGY) or f"{picojoules:.3g} pJ"
 
 
 def bits(value: int) -> str:
     """An amount of memory."""
-    for factor, unit in _MEMORY:
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}" if value / factor < 1000 else f"{value / factor:.0f} {unit}"
-    return "0"
+    return _scaled(value, _MEMORY) or "0"
+
+
+def _scaled(value: float, units: tuple[tuple[float, str], ...]) -> str:
+    """In the first unit that the value holds at least once; empty where it holds none."""
+    for size, unit in units:
+        if abs(value) >= size:
+            amount = value / size
+            return f"{amount:.3g} {unit}" if amount < 1000 else f"{amount:.0f} {unit}"
+    return ""

@@ -101,10 +101,10 @@ class Builder:
         Raises:
             S2CError: the pattern selects, repeats or reorders in a way no layer can.
         """
-        found = torch.unique(pattern.which)
-        if len(found) > 1:
+        first, last = (int(index) for index in torch.aminmax(pattern.which))
+        if first != last:
             return self._joined(pattern, source, operation)
-        signal = self.elements.signals[int(found[0])]
+        signal = self.elements.signals[first]
         if signal.port not in get_args(Port):
             raise S2CError(
                 f"the model reads the state {signal.port!r} of {signal.name}",

@@ -1,4 +1,4 @@
-"""What the machine has: memory that can still be taken, and what this process holds."""
+"""What the machine has: memory that can still be taken, what this process holds, and the user's home."""
 
 from __future__ import annotations
 
@@ -31,6 +31,14 @@ def resident_memory() -> int:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
     return pages * resource.getpagesize()
+
+
+def home() -> Path | None:
+    """The user's home; None where the system knows none, as for the numbered users of containers."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
 
 
 def _of_machine() -> int | None:

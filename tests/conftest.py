@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-
-# A process reads Ray's token once: a test that moves the home must not come upon another one.
-os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 # Lava and torch make the first example of a test much slower than the rest, whatever the machine.
 # CI draws the same examples every time; `make fuzz` (the profile "fuzz") draws new and many more.

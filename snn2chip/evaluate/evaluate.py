@@ -21,8 +21,8 @@ from snn2chip.evaluate.sources import Source, open_source
 from snn2chip.ir.graph import Network
 from snn2chip.ir.program import Program
 from snn2chip.ir.structure import fingerprint
-from snn2chip.simulate.engine import Engine
-from snn2chip.simulate.reference import Clock, MachineClock
+from snn2chip.simulate.engine import Engine, machine_clock, require_count, require_network
+from snn2chip.simulate.reference import Clock
 from snn2chip.version import __version__
 
 # Distributions whose version can change a float network's rounding; a Program's integers depend on none.
@@ -75,11 +75,13 @@ def evaluate(
         S2CError: the data cannot be read or does not fit, with the sample; there is not enough memory for one sample;
             the run folder belongs to something else; a worker was lost again and again.
     """
-    if shard_size is not None and shard_size < 1:
-        raise UsageError(f"a shard of {shard_size} samples is none", fix="give at least 1")
-    if workers is not None and workers < 1:
-        raise UsageError(f"{workers} workers do nothing", fix="give at least 1")
-    machine = MachineClock(reset_interval, reset_phase, registers) if clock == "machine" else None
+    require_network(network)
+    require_count(batch_size, "a batch", "samples")
+    if shard_size is not None:
+        require_count(shard_size, "a shard", "samples")
+    if workers is not None:
+        require_count(workers, "a team", "workers")
+    machine = machine_clock(clock, reset_interval, reset_phase, registers)
     setting = Setting(engine, batch_size, machine, output is not None)
     source = open_source(network, data, labels, free_time=machine is not None)
     if run_folder is not None:

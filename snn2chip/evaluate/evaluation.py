@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from snn2chip.errors import S2CError
 from snn2chip.ir.layers import Array
 from snn2chip.simulate.readout import predictions
@@ -52,11 +54,13 @@ class Evaluation:
     saturated_inputs: int = 0
 
     @classmethod
-    def of(cls, result: Result, labels: Array | None = None) -> Evaluation:
+    def of(cls, result: Result, labels: Array | None = None, first: int = 0) -> Evaluation:
         """The sums of a simulation; ``labels`` [N] are class indices.
 
+        ``first`` is the number of the first sample, for messages.
+
         Raises:
-            S2CError: there are not as many labels as samples.
+            S2CError: there are not as many labels as samples, or one is no class of the network.
         """
         best = predictions(result.outputs)
         correct = None
@@ -67,6 +71,7 @@ class Evaluation:
                     where="labels",
                     fix="give the class index of each sample, [N]",
                 )
+            _require_classes(labels, result.outputs.shape[1], first)
             correct = int((best == labels).sum())
         counts = {name: LayerTotals.of(layer) for name, layer in result.counts.items()}
         return cls(len(result.outputs), correct, counts, result.saturated_inputs)
@@ -95,3 +100,17 @@ class Evaluation:
     def from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
         """The inverse of :meth:`as_dict`."""
         return cls(**{**data, "counts": {name: LayerTotals(**totals) for name, totals in data["counts"].items()}})
+
+
+def _require_classes(labels: Array, classes: int, first: int) -> None:
+    """Counted from 1, or rounded, labels would give an accuracy too, and a wrong one."""
+    numbers = labels.dtype.kind in "biuf"
+    wrong = (labels < 0) | (labels >= classes) | (labels != np.floor(labels)) if numbers else np.ones(len(labels), bool)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise S2CError(
+            f"the label {labels[at]} is no class",
+            where=f"labels, sample {first + at}",
+            why=f"the network tells {classes} classes apart, 0 to {classes - 1}",
+            fix="give class indices counted from 0, and leave out samples that belong to none",
+        )

@@ -13,6 +13,7 @@ import numpy as np
 
 from snn2chip.errors import S2CError
 from snn2chip.ir.layers import Array
+from snn2chip.simulate.data import as_numpy
 
 # Everything that numpy and zipfile raise at a file that is damaged or of another kind.
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
@@ -98,12 +99,6 @@ def in_memory(part: Any) -> Array:
     if pages is not None and part.mode == "r" and hasattr(pages, "madvise"):
         pages.madvise(mmap.MADV_DONTNEED)
     return copy
-
-
-def as_numpy(value: Any) -> Array:
-    """An array or a torch tensor as a numpy array."""
-    detach = getattr(value, "detach", None)
-    return np.asarray(detach().cpu().numpy() if detach is not None else value)
 
 
 def open_arrays(path: str | Path, key: str = "x", label_key: str = "y") -> tuple[Any, Any]:

@@ -82,7 +82,7 @@ def run_job(network: Network, setting: Setting, job: Job) -> Shard:
         **clock,
     )
     kept = result.outputs_int if isinstance(network, Program) else result.outputs
-    return Shard(job.index, job.first, Evaluation.of(result, job.y), kept if setting.outputs else None)
+    return Shard(job.index, job.first, Evaluation.of(result, job.y, job.first), kept if setting.outputs else None)
 
 
 def cut(pieces: Iterator[tuple[Array, Array | None]], size: int) -> Iterator[tuple[Array, Array | None]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from dataclasses import dataclass, replace
 
@@ -127,7 +126,7 @@ def _engine(network: Network, source: Source, setting: Setting, steps: int, work
     """What engine="auto" stands for: decided once, for the whole test set and not for one shard."""
     if setting.engine != "auto":
         return setting.engine
-    if setting.machine is not None or not isinstance(network, Program) or importlib.util.find_spec("torch") is None:
+    if setting.machine is not None or not isinstance(network, Program):
         return "reference"
     samples = SHARD_SAMPLES if source.length is None else source.length
     return "fast" if fast.worthwhile(network, math.ceil(samples / workers), steps) else "reference"

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from snn2chip.errors import S2CError, UsageError
-from snn2chip.evaluate.files import as_numpy, in_memory
+from snn2chip.evaluate.files import in_memory
 from snn2chip.evaluate.shard import Job, cut
 from snn2chip.ir.graph import Network
 from snn2chip.ir.layers import Array, Shape
-from snn2chip.simulate.data import as_samples, check_shape
+from snn2chip.simulate.data import as_numpy, as_samples, check_shape
 
 Piece = tuple[Array, "Array | None"]
 
@@ -100,6 +100,8 @@ def open_source(network: Network, data: Any, labels: Any = None, *, free_time: b
     Raises:
         S2CError: the data is of no such kind, cannot be read, or does not fit the network.
     """
+    if _is_array(data) and not data.shape:
+        raise UsageError("a single number is no data", fix="give samples [N, ...]")
     if isinstance(data, tuple) and len(data) == 2 and labels is None and _is_array(data[0]):
         data, labels = data
     rank = len(network.sample_shape)
@@ -128,8 +130,8 @@ def _is_array(value: Any) -> bool:
 
 def _from_array(x: Any, y: Any) -> Source:
     if not _is_array(y) and y is not None:
-        y = np.asarray(y)
-    samples = len(x) if x.shape else 0
+        y = as_numpy(y, "labels")
+    samples = len(x)
     if y is not None and tuple(y.shape) != (samples,):
         raise S2CError(
             f"labels of shape {tuple(y.shape)} do not fit {samples} samples",
@@ -144,7 +146,8 @@ def _from_array(x: Any, y: Any) -> Source:
                 piece = in_memory(x[start:stop]), None if y is None else in_memory(y[start:stop])
             yield piece
 
-    dtype = as_numpy(x[:0]).dtype
+    with _blamed("the data"):
+        dtype = as_numpy(x[:0]).dtype
     return Source(samples, tuple(x.shape[1:]), dtype, y is not None, pieces)
 
 
@@ -164,7 +167,7 @@ def _from_items(items: Any, rank: int) -> Source:
                 if len(items) == length:
                     raise
                 raise _changed(length, f"it has {len(items)} now, and none of number {index}") from error
-        x, y = _taken_apart(got)
+        x, y = _taken_apart(got, f"sample {index}")
         if x.ndim != rank:
             raise S2CError(
                 f"an item of shape {x.shape} is no sample", where=f"sample {index}", why=f"a sample has {rank} axes"
@@ -219,7 +222,7 @@ def _batches(iterator: Iterator[Any], rank: int) -> Iterator[Piece]:
                 got = next(iterator)
             except StopIteration:
                 return
-        x, y = _taken_apart(got)
+        x, y = _taken_apart(got, f"samples from {seen} on")
         if x.ndim == rank:
             x, y = x[None], None if y is None else y[None]
         if x.ndim != rank + 1:
@@ -247,12 +250,12 @@ def _loader_length(loader: Any) -> int | None:
 # --- what users hand over ---
 
 
-def _taken_apart(item: Any) -> Piece:
+def _taken_apart(item: Any, where: str) -> Piece:
     if isinstance(item, tuple | list) and len(item) == 2:
-        return as_numpy(item[0]), as_numpy(item[1])
-    array = as_numpy(item)
+        return as_numpy(item[0], where), as_numpy(item[1], where)
+    array = as_numpy(item, where)
     if array.dtype.kind == "O":
-        raise S2CError(f"an item of type {type(item).__name__} is no sample", fix="yield x or (x, y)")
+        raise S2CError(f"an item of type {type(item).__name__} is no sample", where=where, fix="yield x or (x, y)")
     return array, None
 
 

@@ -21,6 +21,7 @@ from snn2chip.errors import S2CError, UsageError
 from snn2chip.evaluate.shard import Job, Setting, Shard, run_job
 from snn2chip.evaluate.sizing import IN_FLIGHT
 from snn2chip.ir.graph import Network
+from snn2chip.machine import home
 
 Work = Callable[[Iterator[Job]], Iterator[Shard]]
 
@@ -29,9 +30,10 @@ _RETRIES = 3
 # Ray's smallest object store.
 _STORE_BYTES = 80 << 20
 _ANSWER_SECONDS = 5.0
-# Where Ray looks for the token that its processes show each other.
+# Where Ray looks for the token that its processes show each other, beside a file in the user's home.
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-_TOKEN_FILE = Path("~/.ray/auth_token")
+# What starting a cluster here puts into the environment, for this cluster alone.
+_OF_THIS_CLUSTER = (_TOKENS[0], "RAY_AUTH_MODE")
 
 
 def in_process(network: Network, setting: Setting) -> Work:
@@ -60,15 +62,12 @@ def cluster(address: str | None, workers: int | None, waiting_bytes: int) -> Ite
         _require_answer(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address is None and not any(name in os.environ for name in _TOKENS) and not _TOKEN_FILE.expanduser().exists():
-        # Without one Ray leaves a token in the user's home. It is read once, so this process keeps it.
-        os.environ[_TOKENS[0]] = secrets.token_hex(32)
     import ray
 
     if ray.is_initialized():
         yield workers or _processors()
         return
-    with workspace(Path(tempfile.gettempdir(), "ray")) as scratch:
+    with workspace(Path(tempfile.gettempdir(), "ray")) as scratch, _token(own=address is None):
         try:
             # Ray opens its folder to every user of the machine; the one around it stays closed.
             own = str(scratch / "ray")
@@ -76,6 +75,38 @@ def cluster(address: str | None, workers: int | None, waiting_bytes: int) -> Ite
             yield workers or _processors()
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _token(own: bool) -> Iterator[None]:
+    """As long as the block lasts, the token that the environment states now; without one a new one where ``own``.
+
+    Ray would otherwise leave a new one in the user's home, and show the first one it read to every later cluster.
+    """
+    before = {name: os.environ.get(name) for name in _OF_THIS_CLUSTER}
+    users = home()
+    kept = users is not None and (users / ".ray" / "auth_token").exists()
+    if own and not kept and not any(name in os.environ for name in _TOKENS):
+        os.environ[_TOKENS[0]] = secrets.token_hex(32)
+    _read_again()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        _read_again()
+
+
+def _read_again() -> None:
+    """Ray forgets the token and the settings it has read from the environment."""
+    try:
+        from ray._raylet import AuthenticationTokenLoader, Config
+    except ImportError:  # a version without tokens, or one that keeps them elsewhere
+        return
+    AuthenticationTokenLoader.instance().reset_cache()
+    Config.initialize("")
 
 
 def _require_answer(address: str) -> None:
@@ -91,7 +122,8 @@ def _require_answer(address: str) -> None:
 
 def _unreachable(address: str, why: str) -> S2CError:
     fix = (
-        "start a cluster with `ray start --head`, or use workers of this machine; one with a token needs RAY_AUTH_TOKEN"
+        "start a cluster with `ray start --head`, or use workers of this machine; one with a token needs "
+        "RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN"
     )
     return S2CError("there is no Ray cluster that answers", where=address, why=why, fix=fix)
 
@@ -114,7 +146,7 @@ def _start(address: str | None, workers: int | None, store_bytes: int, scratch: 
                 _node_ip_address="127.0.0.1",
                 **quiet,
             )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if address is not None:
             raise _unreachable(address, why) from None

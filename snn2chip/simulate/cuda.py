@@ -27,6 +27,7 @@ from snn2chip.simulate import reference
 from snn2chip.simulate.data import to_integers
 from snn2chip.simulate.fast.symbolic import NotSymbolicError, Step, reachable, start_of, trace_step
 from snn2chip.simulate.ops import NumpyOps, apply
+from snn2chip.simulate.ranges import magnitude
 from snn2chip.simulate.reference import Kernels, MachineClock
 from snn2chip.simulate.result import Result
 from snn2chip.simulate.torch_ops import TorchOps
@@ -148,9 +149,9 @@ class IntegerTensorOps(TorchOps):
     def pool(self, x: torch.Tensor, layer: L.Pool, how: str) -> torch.Tensor:
         """Windows of x [N, C, *space] reduced by "sum" or "max"."""
         dtype = _holding(_magnitude(x) * (1 if how == "max" else math.prod(layer.kernel)))
-        # torch pools with a padding of half a kernel at most.
-        wide = any(2 * p > k for p, k in zip(layer.padding, layer.kernel, strict=True))
-        return _on_host(layer, [x]) if dtype is None or wide else super().pool(x.to(dtype), layer, how).to(torch.int64)
+        # torch pools with a padding of half a kernel at most; over three axes not in every way.
+        other = len(layer.kernel) > 2 or any(2 * p > k for p, k in zip(layer.padding, layer.kernel, strict=True))
+        return _on_host(layer, [x]) if dtype is None or other else super().pool(x.to(dtype), layer, how).to(torch.int64)
 
     def matmul(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """Product over the last two axes."""
@@ -172,13 +173,14 @@ def _on_host(layer: L.Layer, xs: list[torch.Tensor]) -> torch.Tensor:
 
 def _reach(x: torch.Tensor, weight: Array, bias: Array | None) -> int:
     """The largest sum in any order: every input at its largest, every weight counted."""
-    rows = np.abs(weight.reshape(len(weight), -1)).sum(axis=1)
-    most = 0 if bias is None else int(np.abs(bias).max(initial=0))
-    return max(_magnitude(x), 1) * max(int(rows.max(initial=0)), 1) + most
+    most = magnitude(weight) * math.prod(weight.shape[1:])
+    if most < 2**63:  # else the sum of weights may itself leave 64 bits
+        most = int(np.abs(weight.reshape(len(weight), -1)).sum(axis=1).max(initial=0))
+    return max(_magnitude(x), 1) * max(most, 1) + (0 if bias is None else magnitude(bias))
 
 
 def _magnitude(x: torch.Tensor) -> int:
-    return int(x.abs().max()) if x.numel() else 0
+    return max(abs(int(x.max())), abs(int(x.min()))) if x.numel() else 0
 
 
 def _holding(reach: int) -> torch.dtype | None:

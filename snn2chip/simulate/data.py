@@ -12,6 +12,29 @@ from snn2chip.ir.layers import Array
 from snn2chip.ir.program import Format, Program
 
 
+def as_numpy(value: Any, where: str = "input") -> Array:
+    """An array, a torch tensor of any device, or nested lists of numbers as a numpy array.
+
+    Args:
+        value: to convert.
+        where: it stands, for messages.
+
+    Raises:
+        S2CError: it is none of those: ragged lists, a sparse or quantized tensor.
+    """
+    try:
+        if not hasattr(value, "detach"):
+            return np.asarray(value)
+        tensor = value.detach().cpu()
+        # numpy has no floats of 8 bits and none called bfloat16; 32 bits hold all of them.
+        narrow = str(tensor.dtype).startswith(("torch.bfloat16", "torch.float8"))
+        return np.asarray((tensor.float() if narrow else tensor).numpy())
+    except (TypeError, ValueError, RuntimeError) as error:
+        why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        fix = "give a dense array or tensor [N, ...], all samples of one shape"
+        raise S2CError("this cannot be read as an array of numbers", where=where, why=why, fix=fix) from None
+
+
 def as_samples(network: Network, x: Any, *, free_time: bool = False, first: int = 0) -> Array:
     """``x`` as an array [N, *sample_shape] of finite numbers; torch tensors are taken too.
 
@@ -24,8 +47,7 @@ def as_samples(network: Network, x: Any, *, free_time: bool = False, first: int 
     Raises:
         S2CError: the shape does not fit, or a value is NaN or infinite; the message says which sample.
     """
-    detach = getattr(x, "detach", None)
-    array = np.asarray(detach().cpu().numpy() if detach is not None else x)
+    array = as_numpy(x)
     check_shape(network, array.shape, array.dtype, free_time=free_time)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         sample = int(np.argwhere(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0, 0])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, Literal, Protocol, get_args
 
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.ir.graph import Network
 from snn2chip.ir.layers import Array
 from snn2chip.ir.program import Program
-from snn2chip.simulate import reference
+from snn2chip.simulate import fast, reference
 from snn2chip.simulate.data import as_samples
 from snn2chip.simulate.reference import Backend, Clock, MachineClock
 from snn2chip.simulate.result import Result
@@ -60,29 +61,73 @@ def simulate(
     wanted = frozenset([record] if isinstance(record, str) else record)
     if unknown := wanted - set(RECORDABLE):
         raise UsageError(f"cannot record {', '.join(sorted(unknown))}", fix=f"choose from {', '.join(RECORDABLE)}")
-    if clock not in ("sample", "machine"):
-        raise UsageError(f"there is no clock {clock!r}", fix='use "sample" or "machine"')
-    if reset_interval is not None and reset_interval < 1:
-        raise UsageError(f"a reset interval of {reset_interval} steps is none", fix="give at least 1")
     if engine not in get_args(Engine):
         raise UsageError(f"there is no engine {engine!r}", fix=f"use one of {', '.join(get_args(Engine))}")
-    machine = MachineClock(reset_interval, reset_phase, registers) if clock == "machine" else None
+    require_network(network)
+    require_count(batch_size, "a batch", "samples")
+    machine = machine_clock(clock, reset_interval, reset_phase, registers)
     samples = as_samples(network, x, free_time=machine is not None, first=first_sample)
     steps = samples.shape[1] if network.coding == "steps" else network.time_steps or 0
     options: dict[str, Any] = {"batch_size": batch_size, "first": first_sample, "progress": progress}
-    if engine == "cuda":
-        if not isinstance(network, Program):
-            raise UsageError("a float network is not simulated on a GPU", fix='leave out engine="cuda"')
-        _needs_torch("simulating on a GPU")
-        from snn2chip.simulate import cuda
+    with _memory_told():
+        if engine == "cuda":
+            if not isinstance(network, Program):
+                raise UsageError("a float network is not simulated on a GPU", fix='leave out engine="cuda"')
+            _needs_torch("simulating on a GPU")
+            from snn2chip.simulate import cuda
 
-        return cuda.run(network, samples, steps, wanted, machine=machine, **options)
-    if _takes_fast(network, machine, engine, len(samples), steps):
-        from snn2chip.simulate import fast
+            return cuda.run(network, samples, steps, wanted, machine=machine, **options)
+        if _takes_fast(network, machine, engine, len(samples), steps):
+            assert isinstance(network, Program)
+            return fast.run(network, samples, steps, wanted, **options)
+        return reference.run(network, samples, steps, wanted, machine=machine, backend=backend, **options)
 
-        assert isinstance(network, Program)
-        return fast.run(network, samples, steps, wanted, **options)
-    return reference.run(network, samples, steps, wanted, machine=machine, backend=backend, **options)
+
+def require_network(network: Any) -> None:
+    """Raise unless it is a network, and not the name of one."""
+    if not isinstance(network, Network):
+        raise UsageError(f"a {type(network).__name__} is no network", fix="read a file with snn2chip.load(path)")
+
+
+def require_count(number: Any, of: str, what: str) -> None:
+    """Raise unless ``number`` is a whole one, at least 1."""
+    if not isinstance(number, Integral) or int(number) < 1:
+        raise UsageError(f"{of} of {number} {what} is none", fix="give a whole number, at least 1")
+
+
+def machine_clock(
+    clock: Clock, reset_interval: int | None, reset_phase: int, registers: str | None
+) -> MachineClock | None:
+    """How the machine's clock runs, or None for the sample's clock, which knows none of its options."""
+    if clock not in get_args(Clock):
+        raise UsageError(f"there is no clock {clock!r}", fix='use "sample" or "machine"')
+    if reset_interval is not None:
+        require_count(reset_interval, "a reset interval", "steps")
+    if clock == "machine":
+        return MachineClock(reset_interval, reset_phase, registers)
+    options = {"reset_interval": reset_interval, "reset_phase": reset_phase or None, "registers": registers}
+    if given := [name for name, value in options.items() if value is not None]:
+        raise UsageError(
+            f"{', '.join(given)}: only the machine's clock has that",
+            fix='give clock="machine" (--clock machine), or leave it out',
+        )
+    return None
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """Memory that does not suffice, as a message; torch raises no error of its own for it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+            raise
+        raise S2CError(
+            "there is not enough memory for this simulation",
+            why=str(error).splitlines()[0] if str(error) else "",
+            fix="give a smaller batch_size (--batch-size), fewer samples, or record less; snn2chip.evaluate takes "
+            "data of any size",
+        ) from None
 
 
 class Again(Protocol):
@@ -119,8 +164,8 @@ def again(program: Program, samples: Array, times: int) -> Again:
 
 
 def _needs_torch(what: str) -> None:
-    if importlib.util.find_spec("torch") is None:
-        raise S2CError(f"{what} needs torch", why="it is not installed", fix="pip install torch")
+    if why := fast.torch_missing():
+        raise S2CError(f"{what} needs torch", why=why, fix="pip install torch")
 
 
 def _takes_fast(network: Network, machine: MachineClock | None, engine: Engine, samples: int, steps: int) -> bool:
@@ -132,8 +177,4 @@ def _takes_fast(network: Network, machine: MachineClock | None, engine: Engine, 
     if engine == "fast":
         _needs_torch("the fast engine")
         return True
-    if importlib.util.find_spec("torch") is None:
-        return False
-    from snn2chip.simulate import fast
-
     return fast.worthwhile(network, samples, steps)

@@ -92,7 +92,7 @@ class SumRange:
 
 def sum_range(layer: Linear | Conv, x: Range) -> SumRange:
     """For inputs in ``x``, which may also be absent (padding, delays): no partial sum in any order exceeds
-    ``partial`` times ``out.step``.
+    ``partial`` times ``out.step``. Sums that may leave 64 bits are not bounded: integers lose their upper bits there.
     """
     x = x.join(_ZERO)
     largest = magnitude(layer.weight) * layer.weight.size
@@ -109,7 +109,8 @@ def sum_range(layer: Linear | Conv, x: Range) -> SumRange:
     if layer.bias is not None:
         step = min(step, common_power(layer.bias))
     out = Range(int((p * x.low + n * x.high + b).min()), int((p * x.high + n * x.low + b).max()), step)
-    return SumRange(out, int(((p - n) * x.magnitude + np.abs(b)).max()) // step)
+    partial = int(((p - n) * x.magnitude + np.abs(b)).max())
+    return SumRange(out, partial // step) if partial < UNBOUNDED.high else SumRange(UNBOUNDED, UNBOUNDED.high)
 
 
 class NetworkRanges:

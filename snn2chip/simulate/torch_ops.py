@@ -35,7 +35,7 @@ class TorchOps:
         key = (id(value), like.dtype, like.device)
         if key not in self._kept:
             # The array is kept beside its tensor so that its id cannot be reused.
-            tensor = torch.from_numpy(np.ascontiguousarray(value)).to(like.device, like.dtype)
+            tensor = torch.from_numpy(np.array(value, order="C")).to(like.device, like.dtype)
             self._kept[key] = (value, tensor.reshape(value.shape))
         return self._kept[key][1]
 

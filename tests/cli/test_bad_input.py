@@ -44,6 +44,7 @@ def refused(result, code: int, *parts: str) -> None:
         (("simulate", "built", *DATA, "--output", "w.txt"), ("is no .npz file",)),
         (("simulate", "built", *DATA, "--axes", "QQ"), ("--axes QQ does not describe", "NTCHW")),
         (("simulate", "built", *DATA, "--clock", "machine", "--registers", "tin"), ("'tin'", "simulation, silicon")),
+        (("simulate", "built", *DATA, "--reset-interval", "9"), ("reset_interval: only the machine's", "--clock")),
         (("simulate", "built", *DATA, "--compare", "data.npz", "--rename", "x"), ("--rename x is not LAYER=NAME",)),
         (("simulate", "built", *DATA, "--shard-size", "0"), ("--shard-size", "x>=1")),
         (("simulate", "built", *DATA, "--ray", "elsewhere"), ("no address of a Ray cluster", "host:port")),

@@ -67,8 +67,17 @@ def test_the_fast_engine_and_the_machines_clock(whole: Whole) -> None:
 def test_accuracy(whole: Whole) -> None:
     best = whole.result.outputs.argmax(axis=1)
     assert snn2chip.evaluate(whole.program, whole.x, best).accuracy == 1.0
-    assert evaluate(whole.program, whole.x, np.where(np.arange(103) < 26, best, 3)).correct == 26
+    assert evaluate(whole.program, whole.x, np.where(np.arange(103) < 26, best, (best + 1) % 3)).correct == 26
     assert evaluate(whole.program, whole.x).accuracy is None
+
+
+@pytest.mark.parametrize("label", [-1, 3, 255, 1.5, np.nan])
+def test_a_label_that_is_no_class(whole: Whole, label: float) -> None:
+    y = np.where(np.arange(103) == 57, label, whole.y)
+    with pytest.raises(S2CError, match="is no class") as refused:
+        evaluate(whole.program, whole.x, y, shard_size=10)
+    assert refused.value.where == "labels, sample 57"
+    assert "0 to 2" in refused.value.why
 
 
 def test_a_float_graph(whole: Whole, tmp_path: Path) -> None:
@@ -230,8 +239,16 @@ def test_the_reference_engine_stays_below_what_is_stated() -> None:
 def test_wrong_arguments(whole: Whole, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a shard of 0 samples"):
         evaluate(whole.program, whole.x, shard_size=0)
+    with pytest.raises(UsageError, match=r"a shard of 1\.5 samples"):
+        evaluate(whole.program, whole.x, shard_size=1.5)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="0 workers"):
         evaluate(whole.program, whole.x, workers=0)
+    with pytest.raises(UsageError, match="no clock 'wall'"):
+        evaluate(whole.program, whole.x, clock="wall")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="only the machine's clock"):
+        evaluate(whole.program, whole.x, registers="silicon")
+    with pytest.raises(UsageError, match="a str is no network"):
+        evaluate("net.nir", whole.x)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"no \.npz file"):
         evaluate(whole.program, whole.x, output=tmp_path / "outputs.txt")
     assert list(tmp_path.iterdir()) == []

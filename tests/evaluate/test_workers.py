@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from process import printed
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.evaluate import Evaluation, Extent, Progress, evaluate, workers
 from snn2chip.evaluate.shard import Job, Setting
@@ -127,6 +130,63 @@ def test_what_was_under_way_is_finished_when_the_data_fails(two_workers: int, wh
         evaluate(whole.program, fails(), workers=2, shard_size=10, run_folder=tmp_path / "run")
     assert failed.value.where == "samples from 65 on"
     assert "6 shards are kept" in failed.value.fix
+
+
+# --- tokens ---
+
+_ANOTHER_CLUSTER = """
+import ray, sys, tempfile
+with tempfile.TemporaryDirectory(prefix="r") as folder:
+    ray.init(
+        address="local", num_cpus=1, include_dashboard=False, _node_ip_address="127.0.0.1",
+        _temp_dir=folder, logging_level="ERROR",
+    )
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    sys.stdin.read()
+"""
+
+_ONE_AFTER_ANOTHER = """
+import os, sys
+import numpy as np
+from snn2chip.errors import S2CError
+from snn2chip.evaluate import evaluate
+from tests.evaluate.conftest import classifier
+
+address, token = sys.argv[1:]
+rng = np.random.default_rng(3)
+made, x = classifier(rng), rng.integers(0, 2, (20, 4, 6))
+expected = evaluate(made, x)
+assert evaluate(made, x, workers=2) == expected
+assert not [name for name in os.environ if "AUTH" in name]
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
+assert evaluate(made, x, ray=address) == expected
+del os.environ["RAY_AUTH_TOKEN"]
+try:
+    evaluate(made, x, ray=address)
+except S2CError as error:
+    print(error.fix)
+"""
+
+
+def test_clusters_one_after_another_have_tokens_of_their_own(tmp_path: Path) -> None:
+    """A cluster started here, one that runs with another token, and that one without its token."""
+    token = "cd" * 32
+    private = {name: value for name, value in os.environ.items() if "RAY_" not in name} | {"HOME": str(tmp_path)}
+    other = subprocess.Popen(
+        [sys.executable, "-c", _ANOTHER_CLUSTER],
+        env=private | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert other.stdout is not None
+        address = other.stdout.readline().strip()
+        with mock.patch.dict(os.environ, private, clear=True):
+            assert "needs RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN" in printed(_ONE_AFTER_ANOTHER, address, token)
+    finally:
+        other.communicate("", timeout=60)
+    assert not (tmp_path / ".ray").exists(), "no token is left there"
 
 
 # --- no Ray, or none there ---

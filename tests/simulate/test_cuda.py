@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from effort import examples
 from networks import graph, node, population, program, spikes
 from snn2chip.errors import S2CError, UsageError
-from snn2chip.ir.layers import Linear, MatMul, Mul, Neuron, Permute, Reshape, SumPool
+from snn2chip.ir.layers import Linear, MatMul, MaxPool, Mul, Neuron, Permute, Reshape, SumPool
 from snn2chip.ir.program import Program
 from snn2chip.neurons.lif import LIF, IntegerLIF
 from snn2chip.simulate import cuda, simulate
 from snn2chip.simulate.reference import MachineClock
 from tests.emit.lava_networks import NETWORKS
 from tests.emit.random_programs import Case, cases
-from tests.simulate.test_fast import EVERYTHING, Unusual, assert_same
+from tests.simulate.test_fast import EVERYTHING, Unusual, assert_same, beyond_64_bits
 
 GPU = pytest.param(
     "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU on this machine")
@@ -73,6 +73,21 @@ def test_sums_of_any_width(device: str, size: int) -> None:
         bits=8,
     )
     x = rng.integers(0, 200, (3, *made.sample_shape))
+    assert_same(simulate(made, x, record=EVERYTHING, engine="reference"), run(made, x, device))
+
+
+@devices
+@pytest.mark.parametrize("pooling", [MaxPool, SumPool])
+def test_pooling_over_three_axes(device: str, pooling: Any) -> None:
+    rng = np.random.default_rng(0)
+    made = program((2, 4, 3, 5), node("pool", pooling((2, 1, 2), (1, 2, 2), (1, 0, 1), ceil_mode=True), "x"), bits=8)
+    x = rng.integers(0, 256, (3, *made.sample_shape))
+    assert_same(simulate(made, x, record=EVERYTHING, engine="reference"), run(made, x, device))
+
+
+@devices
+def test_registers_beyond_64_bits(device: str) -> None:
+    made, x = beyond_64_bits()
     assert_same(simulate(made, x, record=EVERYTHING, engine="reference"), run(made, x, device))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from snn2chip.ir.layers import Add, Conv1d, Conv2d, Delay, Flatten, Linear, Resh
 from snn2chip.ir.program import Program
 from snn2chip.ir.schedule import depths
 from snn2chip.neurons.lif import LIF, IntegerLIF
-from snn2chip.simulate import simulate
+from snn2chip.simulate import reference, simulate
 from snn2chip.simulate.counting import fan_out
 
 
@@ -258,11 +260,23 @@ def test_a_float_graph_runs_through_the_same_door(backend: str) -> None:
         (np.full((2, 5, 2, 5, 6), 2), "the input holds 2"),
         (np.full((2, 5, 2, 5, 6), 0.5), "the input holds 0.5"),
         (np.zeros((0, 5, 2, 5, 6)), "nothing to simulate"),
+        ([[0, 1], [0]], "cannot be read as an array"),
+        (torch.zeros(2, 5, 2, 5, 6).to_sparse(), "cannot be read as an array"),
+        (torch.zeros(2, 5, 2, 5, 6, device="meta"), "cannot be read as an array"),
     ],
 )
-def test_data_that_does_not_fit_is_refused(x: np.ndarray, what: str) -> None:
+def test_data_that_does_not_fit_is_refused(x: Any, what: str) -> None:
     with pytest.raises(S2CError, match=what):
         simulate(conv_net(np.random.default_rng(0)), x)
+
+
+def test_floats_that_numpy_does_not_know_are_read_exactly() -> None:
+    network = conv_net(np.random.default_rng(0))
+    x = torch.from_numpy(spikes(np.random.default_rng(1), 2, 5, 2, 5, 6))
+    expected = simulate(network, x).outputs_int
+    assert expected.any()
+    for dtype in (torch.bfloat16, torch.float16, torch.float8_e4m3fn):
+        np.testing.assert_array_equal(simulate(network, x.to(dtype)).outputs_int, expected)
 
 
 def test_options_are_checked() -> None:
@@ -273,3 +287,25 @@ def test_options_are_checked() -> None:
         simulate(network, x, clock="wall")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="reset interval of 0"):
         simulate(network, x, clock="machine", reset_interval=0)
+    for options in ({"reset_interval": 9}, {"reset_phase": 1}, {"registers": "silicon"}):
+        with pytest.raises(UsageError, match=f"{next(iter(options))}: only the machine's clock"):
+            simulate(network, x, **options)
+    for size in (0, -3, 1.5):
+        with pytest.raises(UsageError, match=f"a batch of {size} samples"):
+            simulate(network, x, batch_size=size)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="a str is no network") as caught:
+        simulate("network.nir", x)  # type: ignore[arg-type]
+    assert "snn2chip.load" in caught.value.fix
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 9 GiB"), RuntimeError("can't allocate memory")])
+def test_memory_that_does_not_suffice_is_said(error: Exception) -> None:
+    """Numpy's error for it and torch's."""
+    network, x = conv_net(np.random.default_rng(0)), np.zeros((1, 5, 2, 5, 6))
+    with (
+        mock.patch.object(reference, "run", side_effect=error),
+        pytest.raises(S2CError, match="not enough memory") as caught,
+    ):
+        simulate(network, x, engine="reference")
+    assert str(error) == caught.value.why
+    assert "--batch-size" in caught.value.fix

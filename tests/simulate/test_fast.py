@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import stat
 import warnings
 from collections.abc import Iterator
@@ -310,6 +311,26 @@ def test_every_option_of_a_neuron_without_any_overflow(case: Any, reach: int, in
             found = layout.from_memory(row[t].reshape(n, *layout.memory_shape))
             np.testing.assert_array_equal(found, truth, err_msg=f"{name} at step {t}")
             assert Range(int(truth.min()), int(truth.max())).within(made.ranges[name])
+
+
+def beyond_64_bits() -> tuple[Program, np.ndarray]:
+    """A current that the chip corrects once only, and so far out that a decay by a power of two loses upper bits."""
+    model = IntegerLIF(v_threshold=None, decay_v=2048, decay_u=np.array([0, 2048, 4095]), bias=0)
+    twice = IntegerLIF(v_threshold=30, decay_v=4096, decay_u=0, bias=0)
+    layers = node("fc", Linear(np.array([[3], [-5], [7]]) << 47), "x"), node("far", population(model), "fc")
+    made = program((1,), *layers, node("near", population(twice), Edge("far", port="u")))
+    return made, np.array([[[1], [0], [1], [1], [0]]])
+
+
+@pytest.mark.parametrize("how", [interpreted, contextlib.nullcontext])
+def test_registers_beyond_64_bits(how: Any) -> None:
+    made, x = beyond_64_bits()
+    expected = simulate(made, x, record=EVERYTHING, engine="reference")
+    assert expected["far"].u is not None
+    assert (abs(expected["far"].u) >= 1 << 51).any()
+    fast._plans.clear()
+    with how():
+        assert_same(expected, simulate(made, x, record=EVERYTHING, engine="fast"))
 
 
 def test_neurons_of_real_networks_need_32_bits_only() -> None:
@@ -640,6 +661,72 @@ def test_no_sum_leaves_its_proved_range(seed: int, low: int, width: int, padding
     assert abs(sums).max() <= proved.partial * proved.out.step
 
 
+def test_sums_beyond_64_bits() -> None:
+    """All of them multiples of a large power of two, so that floats hold every one, and integers do not."""
+    rng = np.random.default_rng(0)
+    made = program(
+        (1, 4, 4),
+        node("conv", Conv2d(rng.integers(-9, 9, (3, 1, 3, 3)) << 53), "x"),
+        node("flat", Flatten(), "x"),
+        node("fc", Linear(rng.integers(-9, 9, (12, 16)) << 52), "flat"),
+        node("image", Reshape((3, 2, 2)), "fc"),
+        node("three", Add(), "image", "image", "conv"),
+        node("back", Rescale(30), "three"),
+        node("lif", neuron("plain"), "back"),
+        bits=8,
+    )
+    x = rng.integers(0, 256, (2, *made.sample_shape))
+    assert_same(
+        simulate(made, x, record=EVERYTHING, engine="reference"), simulate(made, x, record=EVERYTHING, engine="fast")
+    )
+
+
+def test_windows_of_nothing_but_padding_are_kept_from_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its 8-bit convolutions read beyond their memory there, which no self-test survives."""
+    monkeypatch.setattr(choice, "_prefers_int8", lambda *case: True)
+    rng = np.random.default_rng(0)
+    layers = [
+        node("wide", Conv2d(rng.integers(-9, 9, (4, 2, 2, 2)), stride=(2, 2), padding=(0, 2), dilation=(1, 2)), "x"),
+        node("point", Conv2d(rng.integers(-9, 9, (2, 4, 1, 1)), padding=(0, 1)), "wide"),
+        node("line", Conv2d(rng.integers(-9, 9, (2, 2, 2, 2)), padding=(1, 3), dilation=(1, 2)), "x"),
+    ]
+    made = program((2, 4, 3), *layers, bits=8)
+    x = rng.integers(0, 256, (3, *made.sample_shape))
+    assert_same(simulate(made, x, engine="reference"), simulate(made, x, engine="fast"))
+    kernels = {row.layer: row for row in explain_engine(made, 3, 5).rows}
+    assert kernels["wide"].kernel == "int8"
+    for name in ("point", "line"):
+        assert kernels[name].kernel == "f32"
+    assert "nothing but padding" in kernels["line"].why
+
+
+def test_outputs_that_never_change_beside_a_cycle() -> None:
+    """The cycle is run step by step; what is read out is there once for all steps, and counts at every one."""
+    made = Program(
+        in_order(
+            [
+                node("x", Input((3,))),
+                node("back", Linear(np.ones((3, 3), int)), Edge("lif", delay=1, recurrent=True)),
+                node("lif", neuron("plain"), "x", Edge("back", delay=1)),
+                node("fc", Linear(np.arange(6).reshape(2, 3)), "x"),
+                node("readout", Readout("sum"), "fc"),
+                node("output", Output(), "readout"),
+            ]
+        ),
+        4,
+        "direct",
+        load_target("loihi2"),
+        {"x": Format(8, False, 1.0, overflow="error")},
+        np.asarray(1.0),
+    ).verify()
+    x = np.array([[1, 2, 3], [200, 0, 9]])
+    found = simulate(made, x, engine="fast")
+    assert found.outputs_int is not None
+    np.testing.assert_array_equal(found.outputs_int, 4 * x @ np.arange(6).reshape(2, 3).T)
+    with chunks(1):
+        assert_same(simulate(made, x, engine="reference"), simulate(made, x, engine="fast"))
+
+
 def test_a_shared_power_of_two_leaves_the_mantissa(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "_prefers_int8", lambda *case: True)
     made = program((9,), node("fc", Linear(np.arange(-128, -110).reshape(2, 9) << 30), "x"))
@@ -662,6 +749,45 @@ def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     told = explain_engine(made, 10**6, 5)
     assert told.engine == "reference"
     assert "numba cannot be imported" in told.remarks[0]
+
+
+def broken_library(name: str) -> Any:
+    """Importing ``name`` ends as it does where a shared library below it does not load."""
+    found = importlib.import_module
+
+    def imported(other: str, *rest: Any) -> Any:
+        if other == name:
+            raise OSError(f"Could not find/load shared object file 'lib{name}.so'")
+        return found(other, *rest)
+
+    return mock.patch.object(importlib, "import_module", imported)
+
+
+def test_a_numba_or_a_torch_that_does_not_load_is_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    made = conv_net(rng)
+    x = spikes(rng, 3, *made.sample_shape).astype(int)
+    expected = simulate(made, x, engine="reference")
+    monkeypatch.setattr(fast, "_WORTHWHILE", 0)
+    for name, why in (("numba", compiled.missing), ("torch", fast.torch_missing)):
+        why.cache_clear()
+        try:
+            with broken_library(name):
+                assert why() == f"{name} cannot be imported (Could not find/load shared object file 'lib{name}.so')"
+            assert_same(expected, simulate(made, x))
+            if name == "torch":
+                with pytest.raises(S2CError, match="the fast engine needs torch"):
+                    simulate(made, x, engine="fast")
+        finally:
+            why.cache_clear()
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (compiled.CACHE_VARIABLE, "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", mock.Mock(side_effect=RuntimeError("Could not determine home directory.")))
+    assert compiled.cache_folder() is None
+    assert compiled.CACHE_VARIABLE in compiled.cache_remark()
 
 
 def test_the_cache_is_a_folder_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ tested to be exact (``linear.py``), populations on a compiled kernel written fro
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -34,9 +35,15 @@ _KEPT = 2
 _plans: list[tuple[Program, tuple[tuple[bool, bool, int], int], Plan]] = []
 
 
+@functools.cache
+def torch_missing() -> str:
+    """Why torch cannot be used; empty where it can."""
+    return compiled.cannot_import("torch")
+
+
 def worthwhile(program: Program, samples: int, steps: int) -> bool:
     """Whether this engine can compile its kernels, covers the program, and repays its preparation."""
-    if work(program) * samples * steps < _WORTHWHILE or compiled.missing():
+    if work(program) * samples * steps < _WORTHWHILE or torch_missing() or compiled.missing():
         return False
     from snn2chip.simulate.fast.plan import refusal
 

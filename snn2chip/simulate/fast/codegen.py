@@ -215,13 +215,16 @@ class _Body:
         zero is rounding down after adding 2**b − 1 to a negative x. A factor k = 0 makes both parts 0 all the same.
         """
         x, shift = e.args[0], e.args[1].args[0]
-        if x.op == "shl" and x.args[1].args[0] < shift:
-            # A decay by a power of two: shifted up, it may need more bits than before and after.
+        if x.op == "shl" and x.args[1].args[0] <= shift and self._fits(x, 64):
+            # A decay by a power of two: shifted up, it may need more bits than before and after. Where that leaves
+            # 64 bits, numpy loses the upper ones.
             x, shift = x.args[0], shift - x.args[1].args[0]
+            if shift == 0:
+                return self.value(x)
         toward_zero = e.op == "trunc"
-        if self._bits == 32 and x.op == "mul" and not self._fits(x):
+        if self._bits == 32 and x.op == "mul" and not self._fits(x, 32):
             s, k = x.args
-            if self._ranges is None or not self._split_fits(s, k, shift):
+            if not self._split_fits(s, k, shift):
                 raise DoesNotFitError("a product is wider than 32 bits")
             mask = f"int32({(1 << shift) - 1})"
             b, s_, k_ = f"int32({shift})", self.value(s), self.value(k)
@@ -241,13 +244,13 @@ class _Body:
         high_part = ((of_s.magnitude >> shift) + 1) * of_k.high
         return of_k.low >= 0 and max(low_part, high_part, of_s.magnitude) < 2**31
 
-    def _fits(self, e: Expr) -> bool:
-        assert self._ranges is not None
-        return self._ranges.of(e).magnitude < 1 << (self._bits - 1)
+    def _fits(self, e: Expr, bits: int) -> bool:
+        """Whether every value of ``e`` is proved to fit."""
+        return self._ranges is not None and self._ranges.of(e).magnitude < 1 << (bits - 1)
 
     def _check(self, e: Expr) -> None:
-        if self._ranges is not None and not e.boolean and not self._fits(e):
-            raise DoesNotFitError(f"{e.op} can reach {self._ranges.of(e) if self._ranges else 'anything'}")
+        if self._ranges is not None and not e.boolean and not self._fits(e, self._bits):
+            raise DoesNotFitError(f"{e.op} can reach {self._ranges.of(e)}")
 
 
 _TEMPLATES = {

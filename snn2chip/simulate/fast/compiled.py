@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import os
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from snn2chip.atomic import atomic_file
+from snn2chip.machine import home
 
 CACHE_VARIABLE = "SNN2CHIP_CACHE"
 # nogil: chunks run in threads. No fast-math: integers in floats are moved, not computed.
@@ -31,10 +33,15 @@ _lock = threading.Lock()
 @functools.cache
 def missing() -> str:
     """Why kernels cannot be compiled; empty where they can."""
+    return cannot_import("numba")
+
+
+def cannot_import(name: str) -> str:
+    """Why a package cannot be used; empty where it can."""
     try:
-        import numba  # noqa: F401
-    except ImportError as error:
-        return f"numba cannot be imported ({error})"
+        importlib.import_module(name)
+    except Exception as error:  # whatever the libraries below it raise when they do not load
+        return f"{name} cannot be imported ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
     return ""
 
 
@@ -43,9 +50,10 @@ def cache_folder() -> Path | None:
 
     None where it cannot be written, or where someone else could put code into it.
     """
-    base = os.environ.get(CACHE_VARIABLE)
-    home = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snn2chip"
-    folder = home / "kernels"
+    base = _cache_base()
+    if base is None:
+        return None
+    folder = base / "kernels"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
@@ -53,6 +61,15 @@ def cache_folder() -> Path | None:
         return None
     foreign = found.st_uid != os.getuid() or bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
     return None if foreign or not os.access(folder, os.W_OK) else folder
+
+
+def _cache_base() -> Path | None:
+    if own := os.environ.get(CACHE_VARIABLE):
+        return Path(own)
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches, "snn2chip")
+    users = home()
+    return None if users is None else users / ".cache" / "snn2chip"
 
 
 def cache_remark() -> str:

@@ -16,7 +16,16 @@ from snn2chip.neurons.base import IntegerNeuron
 from snn2chip.simulate.fast import compiled
 from snn2chip.simulate.fast.codegen import BLOCK, DoesNotFitError, Source, WayIn, population_source
 from snn2chip.simulate.fast.stateless import array_dtype, dtype_of
-from snn2chip.simulate.fast.symbolic import NotSymbolicError, Ranges, Step, invariant, start_of, state_names, trace_step
+from snn2chip.simulate.fast.symbolic import (
+    NotSymbolicError,
+    Ranges,
+    Step,
+    invariant,
+    reachable,
+    start_of,
+    state_names,
+    trace_step,
+)
 from snn2chip.simulate.ranges import UNBOUNDED, Range
 
 # What a numpy run is fed when its input is not known: nothing is assumed.
@@ -109,7 +118,8 @@ def port_ranges(model: IntegerNeuron, shape: Shape, arithmetic: Arithmetic, a: R
     if isinstance(proof, str):
         return _Unbounded()
     step, ranges = proof
-    if ranges is None:
+    if ranges is None or any(not ranges.of(e).within(UNBOUNDED) for e in reachable([*step.states.values(), step.out])):
+        # Where a value may leave 64 bits, it is not what the proof follows.
         ranges = _of_output_alone(step)
     found = {"out": ranges.of(step.out), **{name: ranges.of(new) for name, new in step.states.items()}}
     return {port: r if r.within(UNBOUNDED) else UNBOUNDED for port, r in found.items()}

@@ -39,9 +39,11 @@ def array_dtype(dtype: torch.dtype) -> np.dtype[Any]:
 
 def wide(magnitude: int, step: int) -> torch.dtype:
     """The dtype for sums and products up to ``magnitude``, multiples of ``step``."""
-    if magnitude // step < 2**24 and magnitude < 2**100:
+    if magnitude >= 2**63:  # integers lose their upper bits, floats do not
+        return torch.int64
+    if magnitude // step < 2**24:
         return torch.float32
-    return torch.float64 if magnitude // step < 2**53 and magnitude < 2**62 else torch.int64
+    return torch.float64 if magnitude // step < 2**53 else torch.int64
 
 
 @dataclass(frozen=True)

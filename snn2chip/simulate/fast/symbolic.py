@@ -176,8 +176,6 @@ class Trace:
         bits = positive.args[1]
         if negative is not self.node("neg", self.node("shr", self.node("neg", x), bits)):
             return None
-        if x.op == "shl" and x.args[1] is bits:
-            return x.args[0]  # type: ignore[no-any-return]
         return self._intern("trunc", (x, bits))
 
     def _intern(self, op: str, args: tuple[Any, ...]) -> Expr:

@@ -5,6 +5,7 @@ Ray schedules shards and runs those of a lost worker again; results come in any 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -12,7 +13,7 @@ import secrets
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,11 @@ def _token(own: bool) -> Iterator[None]:
 
 def _read_again() -> None:
     """Ray forgets the token and the settings it has read from the environment."""
-    try:
-        from ray._raylet import AuthenticationTokenLoader, Config
-    except ImportError:  # a version without tokens, or one that keeps them elsewhere
-        return
-    AuthenticationTokenLoader.instance().reset_cache()
-    Config.initialize("")
+    inner: Any = importlib.import_module("ray._raylet")
+    # Versions without tokens, or that keep them elsewhere, have no such names.
+    with suppress(AttributeError):
+        inner.AuthenticationTokenLoader.instance().reset_cache()
+        inner.Config.initialize("")
 
 
 def _require_answer(address: str) -> None:

@@ -173,7 +173,7 @@ def _on_host(layer: L.Layer, xs: list[torch.Tensor]) -> torch.Tensor:
 
 def _reach(x: torch.Tensor, weight: Array, bias: Array | None) -> int:
     """The largest sum in any order: every input at its largest, every weight counted."""
-    most = magnitude(weight) * math.prod(weight.shape[1:])
+    most: int = magnitude(weight) * math.prod(weight.shape[1:])
     if most < 2**63:  # else the sum of weights may itself leave 64 bits
         most = int(np.abs(weight.reshape(len(weight), -1)).sum(axis=1).max(initial=0))
     return max(_magnitude(x), 1) * max(most, 1) + (0 if bias is None else magnitude(bias))

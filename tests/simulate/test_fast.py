@@ -700,6 +700,41 @@ def test_windows_of_nothing_but_padding_are_kept_from_onednn(monkeypatch: pytest
     assert "nothing but padding" in kernels["line"].why
 
 
+@pytest.mark.parametrize(
+    ("weight", "options", "shape", "x"),
+    [
+        (
+            (8, 1, 2, 2),
+            {"groups": 4, "stride": (1, 4), "padding": (1, 1), "dilation": (2, 1)},
+            (4, 1, 40),
+            Range(-1, 1),
+        ),
+        ((160, 1, 3, 6), {"groups": 4, "stride": (3, 4)}, (4, 6, 60), Range(-1, 1)),
+        (
+            (198, 1, 2, 2),
+            {"groups": 6, "stride": (1, 2), "padding": (1, 0), "dilation": (2, 1)},
+            (6, 8, 3),
+            Range(0, 1),
+        ),
+        ((33, 1, 3, 5), {"stride": (1, 2), "padding": (2, 0), "dilation": (2, 1)}, (1, 7, 6), Range(-128, 127)),
+        ((14, 1, 2, 3), {"stride": (1, 4), "padding": (1, 1)}, (1, 4, 4), Range(0, 1)),
+    ],
+)
+def test_convolutions_that_read_what_nobody_wrote(weight: Any, options: Any, shape: Any, x: Range) -> None:
+    """The 8-bit ones of oneDNN on some processors: not used, and if they were, the self-test would find them out."""
+    rng = np.random.default_rng(0)
+    layer = Conv2d(rng.integers(-128, 128, weight), **options)
+    case = linear.Case.of(layer, shape, x)
+    assert "oneDNN may" in linear.METHODS["int8"].refuse(case)
+    data = rng.integers(x.low, x.high + 1, (2, *shape))
+    truth = apply(layer, [data], NumpyOps())
+    for junk in (1, 0x4D, 0xFF):
+        choice._litter(truth.size, junk)
+        with linear.exact_floats():
+            found = linear.METHODS["int8"].make(case)(torch.from_numpy(data)).numpy()
+        assert (found == truth).all() or choice._self_test(linear.METHODS["int8"], case)
+
+
 def test_outputs_that_never_change_beside_a_cycle() -> None:
     """The cycle is run step by step; what is read out is there once for all steps, and counts at every one."""
     made = Program(

@@ -198,7 +198,7 @@ def test_a_loader_that_yields_fewer_or_more_than_it_says(whole: Whole) -> None:
         (3, None, "a int is no data"),
         (np.float32(3), None, "a single number is no data"),
         (torch.zeros(5, 4, 6).to_sparse(), None, "cannot be read"),
-        ([[[1], [2, 3]]], None, "cannot be read as an array"),
+        ([[[1], [2, 3], [4]]], None, "cannot be read as an array"),
         (np.zeros((2, 4, 6)), [[1], [2, 3]], "cannot be read as an array"),
         ([], None, "nothing to simulate"),
         (iter(()), None, "nothing to simulate"),

@@ -132,6 +132,20 @@ def test_what_was_under_way_is_finished_when_the_data_fails(two_workers: int, wh
     assert "6 shards are kept" in failed.value.fix
 
 
+@pytest.mark.parametrize("error", [Exception("The current node timed out during startup."), OSError("no room")])
+def test_a_ray_that_does_not_start(error: Exception) -> None:
+    with (
+        mock.patch.object(ray, "is_initialized", return_value=False),
+        mock.patch.object(ray, "init", side_effect=error),
+        mock.patch.object(ray, "shutdown"),
+        pytest.raises(S2CError, match="Ray cannot be started") as refused,
+        workers.cluster(None, 2, 1),
+    ):
+        pass
+    assert refused.value.why == str(error)
+    assert "one process does the same" in refused.value.fix
+
+
 # --- tokens ---
 
 _ANOTHER_CLUSTER = """

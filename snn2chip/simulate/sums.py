@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import math
 
 import numpy as np
 
 from snn2chip.ir.layers import Array, Conv, Linear
+from snn2chip.simulate.fast import torch_missing
 from snn2chip.simulate.ops import NumpyOps, apply
 
 # Multiply-accumulates below which a kernel is not worth its preparation.
 _WORTHWHILE = 5_000_000
 
-_has_torch = functools.cache(lambda: importlib.util.find_spec("torch") is not None)
-
 
 def exact_sums(layer: Linear | Conv, x: Array) -> Array:
     """What a layer of integers without delays makes of integers ``x`` [B, ...], whatever the integers' types; int64."""
     macs = math.prod(layer.output_shape(x.shape[1:])) * math.prod(layer.weight.shape[1:]) * len(x)
-    if macs < _WORTHWHILE or not _has_torch():
+    if macs < _WORTHWHILE or torch_missing():
         return np.asarray(apply(layer, [x], NumpyOps()), dtype=np.int64)
     import torch
 

@@ -725,14 +725,14 @@ def test_convolutions_that_read_what_nobody_wrote(weight: Any, options: Any, sha
     rng = np.random.default_rng(0)
     layer = Conv2d(rng.integers(-128, 128, weight), **options)
     case = linear.Case.of(layer, shape, x)
-    assert "oneDNN may" in linear.METHODS["int8"].refuse(case)
+    assert "oneDNN may" in methods.METHODS["int8"].refuse(case)
     data = rng.integers(x.low, x.high + 1, (2, *shape))
     truth = apply(layer, [data], NumpyOps())
     for junk in (1, 0x4D, 0xFF):
         choice._litter(truth.size, junk)
         with linear.exact_floats():
-            found = linear.METHODS["int8"].make(case)(torch.from_numpy(data)).numpy()
-        assert (found == truth).all() or choice._self_test(linear.METHODS["int8"], case)
+            found = methods.METHODS["int8"].make(case)(torch.from_numpy(data)).numpy()
+        assert (found == truth).all() or choice._self_test(methods.METHODS["int8"], case)
 
 
 def test_outputs_that_never_change_beside_a_cycle() -> None:

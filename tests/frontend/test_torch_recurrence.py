@@ -361,5 +361,19 @@ def test_a_first_step_that_leaves_part_of_a_membrane_out() -> None:
         mem = mem * 0.7 * (1 - spk) + net.fc(x)
         return mem + net.rec(spk) if net.spikes else mem
 
-    with pytest.raises(S2CError, match=r"(?s)no neuron that is known.*left out in the first step"):
+    net = WholeMembrane(update)
+    graph = trace(lively(net), data())
+    (population,) = graph.neurons
+    assert Edge("rec", 1, recurrent=True) in graph["add"].inputs, "its bias, too, is missing at first"
+    for seed in (7, 8):
+        out = net(data(seed))
+        compare(graph, data(seed).movedim(1, 0), {population.name: (per_step(net.spikes), None)}, out)
+
+
+def test_a_first_step_that_begins_with_another_value() -> None:
+    def update(net: Any, mem: Tensor, spk: Tensor, x: Tensor) -> Tensor:
+        current = net.fc(x)
+        return mem * 0.7 * (1 - spk) + current if net.spikes else 2 * current
+
+    with pytest.raises(S2CError, match=r"(?s)no neuron that is known.*first step begins with another value"):
         trace(lively(WholeMembrane(update)), data())

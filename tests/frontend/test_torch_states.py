@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -170,6 +171,78 @@ def test_objects_are_states_and_outputs() -> None:
         trace(Records(), X)
     with pytest.raises(S2CError, match="no 'rate'"):
         trace(Records(), X, output="rate")
+
+
+# ------------------------------------------------------------------ first steps, and loops over layers
+
+
+class Begins(TwoLayers):
+    """There is no state yet at the first step."""
+
+    def forward(self, x: Tensor) -> Any:
+        v1: Any = None
+        out: Any = None
+        read_out = []
+        for t in range(T):
+            current = self.fc1(x[:, t])
+            v1 = current if v1 is None else 0.8 * v1 + current
+            spike = (v1 > 0.5).float()
+            v1 = v1 - 0.5 * spike
+            current = self.fc2(spike)
+            out = current if out is None else 0.9 * out + current
+            read_out.append(out)
+        return torch.stack(read_out).mean(0)
+
+
+def test_states_that_begin_with_the_first_input() -> None:
+    graph = traced(Begins(), X)
+    kinds = {n.name: (n.layer.model.kind, float(n.layer.model.decay)) for n in graph.neurons}
+    assert kinds == {"fc1.neuron": ("LIF", pytest.approx(0.8)), "fc2.neuron": ("LI", pytest.approx(0.9))}
+
+
+class ManyLayers(nn.Module):
+    """A loop over layers in the loop over steps: every line runs for every layer.
+
+    Args:
+        begins: states are zeros at first, or nothing.
+        recurrent: spikes of the step before come back to their layer.
+        skip: spikes are also added to the current of the layer behind.
+    """
+
+    def __init__(self, begins: str = "zeros", recurrent: bool = False, skip: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        sizes = (12, 16, 16, 16)
+        self.fc = nn.ModuleList([nn.Linear(a, b) for a, b in pairwise(sizes)])
+        self.rec = nn.ModuleList([nn.Linear(b, b, bias=False) for b in sizes[1:]]) if recurrent else None
+        self.decay = nn.Parameter(torch.tensor([0.6, 0.7, 0.8]))
+        self.begins, self.skip = begins, skip
+
+    def forward(self, x: Tensor) -> Any:
+        zeros = [torch.zeros(len(x), fc.out_features) for fc in self.fc]
+        v: list[Any] = list(zeros) if self.begins == "zeros" else [None] * len(self.fc)
+        spikes, total = list(zeros), 0
+        for t in range(T):
+            h = x[:, t]
+            for i, fc in enumerate(self.fc):
+                current = fc(h)
+                if self.rec is not None:
+                    current = current + self.rec[i](spikes[i])
+                if self.skip and i:
+                    current = current + h
+                v[i] = current if v[i] is None else self.decay[i] * v[i] + current
+                h = spikes[i] = (v[i] >= 0.5).float()
+                v[i] = v[i] * (1 - h)
+            total = total + h
+        return total
+
+
+@pytest.mark.parametrize("begins", ["zeros", "nothing"])
+@pytest.mark.parametrize("way", ["plain", "recurrent", "skip"])
+def test_a_loop_over_layers(begins: str, way: str) -> None:
+    graph = traced(ManyLayers(begins, way == "recurrent", way == "skip"), X)
+    assert way != "plain" or [n.name for n in graph.neurons] == ["fc.0.neuron", "fc.1.neuron", "fc.2.neuron"]
+    assert [float(n.layer.model.decay) for n in graph.neurons] == pytest.approx([0.6, 0.7, 0.8])
 
 
 # ------------------------------------------------------------------ what it runs in

@@ -160,9 +160,11 @@ class _Callable(nn.Module):
                 return known[site, leaf.out].clone()
             if leaf in parts:
                 return x if leaf == parts[0] else torch.zeros_like(x)
+            if leaf.call.depends_on_data:
+                raise S2CError("its first step begins with another value", why=place(leaf.call))
             constant = leaf.call.values[leaf.out]
             whole = constant.ndim == x.ndim and constant.shape[0] == batch != x.shape[0]
-            return constant[: x.shape[0]] if whole else constant.clone()
+            return (constant[: x.shape[0]] if whole else constant).clone()
 
         for call in calls:
             args, kwargs = pytree.tree_map(value, (call.args, call.kwargs), is_leaf=lambda a: isinstance(a, Ref))
@@ -189,6 +191,9 @@ class _Rolled:
         self.runs = {s: [None] * (steps - len(c)) + c for s, c in by_site.items() if len(c) in (steps, steps - 1)}
         self.site = {id(c): s for s, calls in self.runs.items() for c in calls if c is not None}
         self.step = {id(c): t for calls in self.runs.values() for t, c in enumerate(calls) if c is not None}
+        self._find_readers()
+
+    def _find_readers(self) -> None:
         self.readers: dict[int, list[Call]] = {}
         for call in self.calls:
             for ref in call.refs():
@@ -197,6 +202,8 @@ class _Rolled:
     def regions(self) -> list[_Region]:
         """Recurrences that compare, and those that integrate without, in the order of the network."""
         cycles = self._cycles()
+        for site in cycles:
+            self._begin(site)
         found: list[_Region] = []
         done: set[_Site] = set()
         for site, calls in self.runs.items():
@@ -212,6 +219,54 @@ class _Rolled:
             if not any(cycle <= other for driven, other in grown.items() if driven is not cycle):
                 found.append(self._region(sites, False))
         return sorted(found, key=lambda region: self.calls.index(region.runs[-1][0]))
+
+    def _begin(self, site: _Site) -> None:
+        """Give a state that the first step does not compute the value that stands for it there.
+
+        ``v = x if t == 0 else 0.9 * v + x``: what later steps read of the sum, the first reads of its input.
+        """
+        later = [call for call in self.runs[site] if call is not None]
+        stand_in = self._stand_in(later) if len(later) < self.steps else None
+        if stand_in is None:
+            return
+        source = stand_in.call
+        value = [source.values[stand_in.out]]
+        made = Call(
+            "op", "clone", torch.clone, (stand_in,), {}, value, source.module, later[-1].source, ("first", *site)
+        )
+        made.depends_on_data = True
+        for reader in self.readers[id(source)]:
+            leaves, structure = pytree.tree_flatten((reader.args, reader.kwargs))
+            leaves = [
+                Ref(made) if leaf == stand_in and not self._reads_later(reader, i, stand_in) else leaf
+                for i, leaf in enumerate(leaves)
+            ]
+            reader.args, reader.kwargs = pytree.tree_unflatten(leaves, structure)
+        self.calls.insert(self.calls.index(source) + 1, made)
+        self.runs[site][0], self.site[id(made)], self.step[id(made)] = made, site, 0
+        self._find_readers()
+
+    def _stand_in(self, later: list[Call]) -> Ref | None:
+        """What the first step reads where the last one reads the last of these, or the next step the one before."""
+        for lag, call in enumerate(reversed(later[-2:])):
+            for reader in self.readers.get(id(call), []):
+                runs = self.runs.get(self.site.get(id(reader), ()), [])
+                at = runs[lag] if runs and runs[-1] is reader else None
+                read, wanted = [] if at is None else _leaves(at), _leaves(reader)
+                leaf = read[wanted.index(Ref(call))] if len(read) == len(wanted) and Ref(call) in wanted else None
+                if isinstance(leaf, Ref) and leaf.call.depends_on_data and leaf.call not in later:
+                    return leaf
+        return None
+
+    def _reads_later(self, reader: Call, place_of: int, first: Ref) -> bool:
+        """Whether another step reads the same value there, or that of its own step: then the first does, too."""
+        runs = self.runs.get(self.site.get(id(reader), ()), [])
+        others = [_leaves(c)[place_of] for c in runs if c is not None and c is not reader] or _leaves(reader)
+        site = self.site.get(id(first.call))
+        same = (
+            r for r in others if isinstance(r, Ref) and (r == first or self.site.get(id(r.call)) == site is not None)
+        )
+        return len(list(same)) > (not runs)
 
     def _leaks(self, cycle: frozenset[_Site]) -> bool:
         """Whether a cycle does more to its value than add to it: a plain sum over time is a read-out."""

@@ -25,6 +25,7 @@ from snn2chip.frontend.torch.gate import check_equal
 from snn2chip.frontend.torch.per_step import NormsDifferError
 from snn2chip.frontend.torch.recorder import Recording, Ref, record
 from snn2chip.frontend.torch.regions import extract, thresholds
+from snn2chip.frontend.torch.sites import told_apart
 from snn2chip.frontend.torch.state import preserved, reset
 from snn2chip.frontend.torch.survey import Survey, survey
 from snn2chip.ir.graph import Graph
@@ -229,7 +230,7 @@ class Job:
             ConversionError: the recording makes no graph.
         """
         steps = self._steps()
-        recording = forwarded(record(self.model, self._call(layout), x, self.survey.cells))
+        recording = self._recorded(layout, x, self.survey.cells)
         try:
             recording, self.plain = extract(recording, steps, self.plain)
         except S2CError as error:
@@ -258,6 +259,9 @@ class Job:
                 if isinstance(failure.error, NormsDifferError):
                     raise failure from None
                 raise
+
+    def _recorded(self, layout: Layout | None, x: Tensor, cells: Mapping[str, Cell]) -> Recording:
+        return forwarded(told_apart(record(self.model, self._call(layout), x, cells)))
 
     def _with_doubts(self, error: S2CError) -> S2CError:
         """The error; or, where it is about the code of a module that fires, why that is no neuron that is known."""
@@ -341,7 +345,7 @@ class Job:
         """The neuron modules; where there is none, the lines of plain code that compare like neurons."""
         found = survey(self.model, self._call(layout), self.x.clone())
         if not found.cells:
-            found.lines = thresholds(record(self.model, self._call(layout), self.x, found.cells))
+            found.lines = thresholds(self._recorded(layout, self.x, found.cells))
         return found
 
     def _single_step_layouts(self) -> list[Layout]:

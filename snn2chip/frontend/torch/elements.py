@@ -267,7 +267,7 @@ def _along(x: Tensor, axes: list[int]) -> Tensor:
     """The axes ``axes`` of a tensor, in that order, at the first index of all others."""
     at = tuple(slice(None) if axis in axes else 0 for axis in range(x.ndim))
     left = sorted(axes)
-    return x[at].permute(*(left.index(axis) for axis in axes)).contiguous()
+    return x[at].permute([left.index(axis) for axis in axes]).contiguous()
 
 
 def _pieces(size: int, when: Tensor, places: list[Tensor], axis: int) -> list[tuple[int, _Kind]]:

@@ -140,7 +140,8 @@ def compile(  # noqa: A001  the name is the public one
 
     Args:
         model: a torch module, or a Graph.
-        example: one batch as the model takes it (not for a Graph); left out, the first calibration sample.
+        example: one batch as the model takes it (not for a Graph); left out, a few calibration samples, turned to
+            [T, N, ...] where the model takes time first.
         time_steps: T, where the example does not show it.
         target: name of a target, path of a ``.toml``, or a Target.
         calibration: samples [N, T, ...] (or [N, ...] with direct coding) that choose scales.
@@ -171,8 +172,11 @@ def compile(  # noqa: A001  the name is the public one
     with atomic_dir(out, marker=MANIFEST) as folder:
         seed_everything(seed)
         tell("trace", 0, None)
-        batch = calibration[:_EXAMPLE_SAMPLES] if example is None else example
-        graph, chosen = _graph(model, batch, {"time_steps": time_steps, "run": run, **(trace_options or {})})
+        options = {"time_steps": time_steps, "run": run, **(trace_options or {})}
+        if example is None:
+            graph, chosen = _graph_of_samples(model, calibration, options)
+        else:
+            graph, chosen = _graph(model, example, options)
         calibrating = as_samples(graph, calibration)
         tested = calibrating if data is None else as_samples(graph, data)
         truth = None if labels is None else _labels(labels, len(tested))
@@ -291,6 +295,27 @@ def _graph(model: Any, example: Any, options: Mapping[str, Any]) -> tuple[Graph,
     return graph, told
 
 
+def _graph_of_samples(model: Any, samples: Any, options: Mapping[str, Any]) -> tuple[Graph, list[str]]:
+    """The Graph of a model, traced on the first ``samples`` [N, T, ...].
+
+    A model that takes [T, N, ...] would read samples as steps. It either fails or becomes a Graph of another T, which
+    cannot take the samples; then it is given them with time first.
+    """
+    batch = samples[:_EXAMPLE_SAMPLES]
+    turned = () if isinstance(model, Graph) or batch.ndim < 3 else (batch.swapaxes(0, 1),)
+    failure: S2CError | None = None
+    for example in (batch, *turned):
+        try:
+            graph, told = _graph(model, example, options)
+            as_samples(graph, batch)
+        except S2CError as error:
+            failure = failure or error
+        else:
+            return graph, told
+    assert failure is not None
+    raise failure
+
+
 def _labels(labels: Any, samples: int) -> Array:
     detach = getattr(labels, "detach", None)
     array = np.asarray(detach().cpu().numpy() if detach is not None else labels)
@@ -322,9 +347,7 @@ def seed_everything(seed: int) -> None:
 
 def _write_artefacts(program: Program, folder: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Write the network files; what they say only approximately, and what was not written and why."""
-    remarks = [
-        f"model.nir, as other NIR tools read it: {line}" for line in write_program(program, folder / "model.nir")
-    ]
+    remarks = [f"model.nir, as other NIR tools read it: {line}" for line in write_program(program, folder / "model.nir")]
     not_done = []
     for what, write in (
         ("model.net", lambda: write_net(program, folder / "model.net")),

@@ -200,6 +200,36 @@ def test_a_foreign_folder_is_not_replaced(net: Graph, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_samples_are_turned_for_a_model_that_takes_time_first(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    class TimeFirst(torch.nn.Module):
+        """[T, N, 8] → [N, 3], as SpikingJelly's step mode "m" has it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = torch.nn.Linear(8, 3)
+
+        def forward(self, x: Any) -> Any:
+            v = total = 0.0
+            for frame in x:
+                v = 0.5 * v + self.fc(frame)
+                spike = (v > 0.3).float()
+                v = v * (1 - spike)
+                total = total + spike
+            return total
+
+    torch.manual_seed(0)
+    model = TimeFirst()
+    for steps in (None, 5):
+        build = s2c.compile(model, time_steps=steps, calibration=X, out=tmp_path / "out", against=())
+        assert (build.graph.time_steps, build.graph.coding) == (5, "steps")
+        expected = model(torch.from_numpy(X).float().swapaxes(0, 1)).detach().numpy()
+        np.testing.assert_array_equal(s2c.simulate(build.graph, X).outputs, expected)
+    with pytest.raises(S2CError, match="time_steps is 7"):
+        s2c.compile(model, time_steps=7, calibration=X, out=tmp_path / "out")
+
+
 def test_usage_errors_are_usage_errors(net: Graph, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         s2c.compile(net, out=tmp_path / "out")

@@ -213,12 +213,16 @@ def check_form(graph: Graph, host: Collection[str] = ()) -> None:
                 source = _through(graph, edge.source)
                 if isinstance(source.layer, Linear | Conv):
                     left = obstacle(graph, source, node)
+                    pads = isinstance(node.layer, Conv) and any(node.layer.padding)
+                    between = "put a neuron between them" + pads * (
+                        f"; or train with {source.name} behind {node.name} (a batch norm, say), or without padding"
+                    )
                     raise S2CError(
                         f"two synaptic layers in a row, {source.name} and {node.name}, with no neuron between them",
                         where=node.where(),
                         why="the chip has no sum between two synapses but a neuron's"
                         + (f", and they cannot become one: {left}" if left else ""),
-                        fix="put a neuron between them" + ("" if left else ", or run the pass fuse_linear"),
+                        fix=between if left else "put a neuron between them, or run the pass fuse_linear",
                     )
 
 

@@ -56,7 +56,7 @@ def quantization(report: Json) -> list[Block]:
     ]
     names = ("Layer", "Unit", "Threshold", "Threshold error", "Bias error", "Decay error", "Calibration spikes changed")
     weights = [
-        (name, q["name"], decibel(s.get("sqnr_db")), share(s.get("clipped")), count(int(s.get("exponent", 0))))
+        (name, q["name"], _ratio(s.get("sqnr_db")), share(s.get("clipped")), count(int(s.get("exponent", 0))))
         for q in records
         for name, s in q["synapses"].items()
     ]
@@ -83,12 +83,21 @@ def quantization(report: Json) -> list[Block]:
         ),
     ]
     remarks = [f"{q['name']}: {remark}." for q in records for remark in q["remarks"]]
-    bars = [(name, s["sqnr_db"]) for q in records for name, s in q["synapses"].items() if s.get("sqnr_db")]
+    ratios = [(name, s.get("sqnr_db")) for q in records for name, s in q["synapses"].items()]
+    bars = [(name, ratio) for name, ratio in ratios if ratio and ratio < _EXACT]
     if bars:
         names_, values = zip(*bars, strict=True)
         drawing = svg.bars(names_, values, [decibel(v) for v in values], title="SQNR of the weights per synapse")
-        blocks.append(Figure((("", drawing),), "Signal to quantization noise of the weights; 6 dB are one bit."))
+        blocks.append(Figure((("", drawing),), "Signal to quantization noise of the weights that were rounded; 6 dB are one bit."))
     return [*blocks, *map(Text, remarks)]
+
+
+# The ratio in dB that is written for weights that lost nothing, where it would be infinite.
+_EXACT = 120.0
+
+
+def _ratio(value: float | None) -> str:
+    return "exact" if value is not None and value >= _EXACT else decibel(value)
 
 
 def remarks(report: Json) -> list[Block]:
@@ -109,8 +118,9 @@ def provenance(report: Json) -> list[Block]:
     read = list(report["inputs"].items())
     if read:
         blocks.append(table(("Read", "SHA-256"), read, ()))
-    settings = [("option", k, str(v)) for k, v in report["options"].items()]
-    settings += [("version", k, v) for k, v in report["versions"].items()]
-    if settings:
-        blocks.append(table(("", "Name", "Value"), settings, ()))
+    options = [(name, str(value)) for name, value in report["options"].items()]
+    if options:
+        blocks.append(table(("Option", "Value"), options, ()))
+    if report["versions"]:
+        blocks.append(table(("Package", "Version"), report["versions"].items(), ()))
     return blocks

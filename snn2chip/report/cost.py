@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from snn2chip.report import svg, units
 from snn2chip.report.blocks import Block, Figure, Json, Text, table
-from snn2chip.report.units import NONE, bits, count, number, percent
+from snn2chip.report.units import NONE, bits, count, counted, number, percent
 
 
 def operations(report: Json) -> list[Block]:
@@ -89,7 +89,7 @@ def mapping(report: Json) -> list[Block]:
     ]
     rows.append(("Total", "", "", "", bits(placed["memory_bits"]), count(placed["cores"]), ""))
     columns = ("Population", "Neurons", "Synapses", "Weights stored", "Memory", "Cores", "Limited by")
-    chips = f"{placed['chips']} chip{'s' * (placed['chips'] != 1)} of {placed['cores_per_chip']} cores. "
+    chips = f"{counted(placed['chips'], 'chip')} of {placed['cores_per_chip']} cores. "
     blocks: list[Block] = [table(columns, rows, range(1, 6), chips + placed["basis"])]
     if placed["not_counted"]:
         blocks.append(Text("On the chip, but not counted: " + ", ".join(placed["not_counted"]) + "."))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from snn2chip.report import construction, cost, fidelity
 from snn2chip.report.blocks import Block, Document, Json, Section
-from snn2chip.report.units import count, interval, number, percent, points, share
+from snn2chip.report.units import count, counted, interval, number, percent, points, share
 
 _SECTIONS: Sequence[tuple[str, Callable[[Json], list[Block]]]] = (
     ("Accuracy", fidelity.accuracy),
@@ -47,7 +47,7 @@ def _facts(report: Json) -> Iterable[tuple[str, str, str]]:
         yield "Accuracy in fixed point", percent(fixed["accuracy"]), f"float {percent(accuracy['float']['accuracy'])}"
         yield "Drop", points(drop["value"]), f"95 % interval {interval(*drop['interval'])}"
     elif accuracy.get("same_prediction") is not None:
-        yield "Same answer as float", percent(accuracy["same_prediction"]), f"{count(accuracy['samples'])} samples"
+        yield "Same answer as float", percent(accuracy["same_prediction"]), counted(accuracy["samples"], "sample")
     layers = [row for row in report["layers"] if row["agreement"] is not None]
     if layers:
         slots, differing = (sum(row[key] for row in layers) for key in ("slots", "differing"))
@@ -56,11 +56,13 @@ def _facts(report: Json) -> Iterable[tuple[str, str, str]]:
     if oracles:
         equal = [v for v in oracles if v["equal"]]
         names = ", ".join(v["against"] for v in oracles)
-        yield "Verified against", f"{len(equal)} of {len(oracles)}", names
+        missing = ", ".join(v["against"] for v in report["verification"] if not v["ran"])
+        yield "Verified against", f"{len(equal)} of {len(oracles)}", names + (missing and f"; not run: {missing}")
     if report["operations"]:
         synops = sum(row["synops"] for row in report["operations"])
-        yield "SynOps per inference", number(synops), f"{count(len(report['mapping']['layers']))} layers on the chip"
+        populations = counted(len(report["mapping"]["layers"]), "population")
+        yield "SynOps per inference", number(synops), f"{populations} on the chip"
         if macs := [row["macs"] for row in report["operations"] if row["macs"]]:
-            yield "Host MACs per inference", number(sum(macs)), f"{count(len(macs))} layers on the host"
+            yield "Host MACs per inference", number(sum(macs)), f"{counted(len(macs), 'layer')} on the host"
     cores = report["mapping"]
-    yield "Cores, at least", count(cores["cores"]), f"{cores['chips']} chip{'s' * (cores['chips'] != 1)}"
+    yield "Cores, at least", count(cores["cores"]), counted(cores["chips"], "chip")

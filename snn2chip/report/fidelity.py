@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from snn2chip.report import svg
 from snn2chip.report.blocks import Block, Figure, Json, Text, table
-from snn2chip.report.units import count, decibel, interval, number, percent, points, share
+from snn2chip.report.units import count, counted, decibel, interval, number, percent, points, share
 
 
 def accuracy(report: Json) -> list[Block]:
@@ -16,7 +16,7 @@ def accuracy(report: Json) -> list[Block]:
         return []
     deviation = Text(
         f"Largest difference of an output between float and fixed point: {number(entry['output_deviation'])}, "
-        f"on {count(entry['samples'])} samples."
+        f"on {counted(entry['samples'], 'sample')}."
     )
     if entry["same_prediction"] is None:
         return [deviation, Text("The outputs are no class scores, so there is no accuracy.")]
@@ -35,9 +35,9 @@ def accuracy(report: Json) -> list[Block]:
     ]
     drop = entry["drop"]
     sentence = (
-        f"Drop: {points(drop['value'])}, 95 % interval {interval(*drop['interval'])} ({drop['method']}). "
-        f"{count(drop['only_float'])} samples are right only in float, {count(drop['only_fixed'])} only in fixed "
-        f"point; p = {number(drop['p_value'])} ({drop['test']})."
+        f"Drop: {points(drop['value'])}, interval {interval(*drop['interval'])} ({drop['method']}). "
+        f"Right only in float: {counted(drop['only_float'], 'sample')}; only in fixed point: "
+        f"{counted(drop['only_fixed'], 'sample')}; p = {number(drop['p_value'])} ({drop['test']})."
     )
     columns = ("Network", "Right", "Samples", "Accuracy", "95 % interval")
     return [table(columns, rows, (1, 2, 3, 4), entry["float"]["method"] + "."), Text(sentence), same, deviation]
@@ -48,8 +48,8 @@ def layers(report: Json) -> list[Block]:
     populations = report["layers"]
     if not populations:
         return []
-    counted = "accuracy" if any(row["prefix_accuracy"] is not None for row in populations) else "same answer"
-    key = "prefix_accuracy" if counted == "accuracy" else "prefix_same_prediction"
+    scored = "accuracy" if any(row["prefix_accuracy"] is not None for row in populations) else "same answer"
+    key = "prefix_accuracy" if scored == "accuracy" else "prefix_same_prediction"
     rows = [
         (
             row["name"],
@@ -71,7 +71,7 @@ def layers(report: Json) -> list[Block]:
         "Spikes equal",
         "Equal on float input",
         "SQNR of v",
-        "Accuracy up to here" if counted == "accuracy" else "Same answer up to here",
+        "Accuracy up to here" if scored == "accuracy" else "Same answer up to here",
     )
     caption = (
         "Rates are spikes per neuron and step. “Equal on float input” gives the layer the float network's own spikes, "
@@ -116,13 +116,14 @@ def _culprit(report: Json) -> Iterable[str]:
         return
     if found["layer"] is not None and found["own_agreement"] < 1:
         yield (
-            f"Most spikes are lost to rounding in {found['layer']}: on the float network's own input it reproduces "
+            f"Most spikes are lost to rounding in layer {found['layer']}: on the float network's own input it reproduces "
             f"{share(found['own_agreement'])} of its spike slots."
         )
     if found["answers_lost_at"] is not None:
         yield (
-            f"Most answers are lost at {found['answers_lost_at']}: {count(found['answers_lost'])} of "
-            f"{count(found['samples'])} samples fewer are {found['counted']} once it is in fixed point too."
+            f"Most answers are lost at layer {found['answers_lost_at']}: with it in fixed point too, "
+            f"{count(found['answers_lost'])} fewer of {counted(found['samples'], 'sample')} "
+            f"{'is' if found['answers_lost'] == 1 else 'are'} {found['counted']}."
         )
 
 
@@ -136,9 +137,9 @@ def _divergence(report: Json) -> Iterable[str]:
     elif first is not None:
         neuron = ", ".join(map(str, first["neuron"]))
         yield (
-            f"First difference: {first['layer']}, neuron ({neuron}), step {first['step']}, sample {first['sample']}: "
-            f"{_SPIKE[first['spike_float']]} in float and {_SPIKE[first['spike_fixed']]} in fixed point, with "
-            f"the membrane after the step at {first['v_float']:.6f} and {first['v_fixed']:.6f} thresholds."
+            f"First difference: layer {first['layer']}, neuron ({neuron}), step {first['step']}, sample {first['sample']}: "
+            f"{_SPIKE[first['spike_float']]} in float and {_SPIKE[first['spike_fixed']]} in fixed point; the membrane "
+            f"after the step, reset where it fired, at {first['v_float']:.6f} and {first['v_fixed']:.6f} thresholds."
         )
 
 
@@ -152,7 +153,7 @@ def raster(report: Json) -> list[Block]:
         for r in shown["layers"]
     ]
     drawing = svg.raster(trains, shown["steps"], title="Spikes of the first sample in fixed point")
-    thinned = ", ".join(f"every {r['every']}th neuron of {r['name']}" for r in shown["layers"] if r["every"] > 1)
+    thinned = ", ".join(f"one neuron in {r['every']} of {r['name']}" for r in shown["layers"] if r["every"] > 1)
     caption = f"Spikes of sample {shown['sample']} in fixed point" + (f" ({thinned})." if thinned else ".")
     return [Figure((("", drawing),), caption)]
 

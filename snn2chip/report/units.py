@@ -18,6 +18,11 @@ def count(value: int) -> str:
     return sign(value) + f"{abs(value):,}".replace(",", _NARROW)
 
 
+def counted(value: int, noun: str) -> str:
+    """A whole number of things: "1 layer", "2 layers"."""
+    return f"{count(value)} {noun}{'s' * (value != 1)}"
+
+
 def number(value: float | None) -> str:
     """Up to four figures; whole numbers whole; powers of ten only where they save the reader zeros."""
     if value is None:

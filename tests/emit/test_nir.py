@@ -152,6 +152,15 @@ def test_what_nir_cannot_say_is_noted_in_the_file_and_returned(tmp_path: Path) -
         assert words in text
 
 
+def test_a_reason_that_holds_for_several_nodes_is_told_once(tmp_path: Path) -> None:
+    late = IntegerLIF(np.asarray(150), np.asarray(0), np.asarray(4096), np.asarray(0), fire=">=")
+    program = _program(late)
+    again = program.with_nodes(Node("li", L.Neuron(late), n.inputs) if n.name == "li" else n for n in program)
+    notes = write_program(again, tmp_path / "m.nir")
+    (both,) = [note for note in notes if "v >= v_threshold" in note]
+    assert both == "lif, li: fires at v >= v_threshold; NIR at v > v_threshold"
+
+
 def test_neurons_nir_does_not_know_come_back_exactly_and_are_lifs_to_others(tmp_path: Path) -> None:
     program, x = NETWORKS["programmed"]()
     notes = write_program(program, tmp_path / "m.nir")

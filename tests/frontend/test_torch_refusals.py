@@ -46,7 +46,7 @@ X = torch.rand(4, 12, generator=torch.Generator().manual_seed(0))
 def refused(net: nn.Module, what: str, x: Any = X, **options: Any) -> S2CError:
     with pytest.raises(S2CError, match=f"(?s){what}") as caught:
         trace(lively(net), x, **options)
-    assert caught.value.fix or caught.value.why, "a refusal says why, or what to do"
+    assert caught.value.fix, "a refusal says what to do"
     return caught.value
 
 
@@ -82,6 +82,15 @@ OPERATIONS = {
     "computed indices": (lambda h: h.gather(1, h.argsort(1)), "'argsort'", "deployed path"),
     "integer cast": (lambda h: (1.5 * h).to(torch.int64).float(), "rounds values to torch.int64", "float32"),
     "padding": (lambda h: F.pad(h, (1, -1), value=0.5), "other than zeros", "zero padding"),
+    "attention's softmax": (lambda h: F.softmax(h, -1), "'softmax'", "train attention without it"),
+    "attention in one call": (
+        lambda h: F.scaled_dot_product_attention(*[h.reshape(-1, 5, 4)] * 3).flatten(1),
+        "'scaled_dot_product_attention'",
+        "train attention without it",
+    ),
+    "activation": (lambda h: torch.sigmoid(h), "'sigmoid'", "spiking neuron in its place"),
+    "division": (lambda h: h / (1 + h.sum(1, keepdim=True)), "division by a computed value", "divide by a constant"),
+    "larger of two": (lambda h: torch.max(h, 0.5 * h), "maximum of two computed values", "one tensor"),
     "comparison": (lambda h: (h > h.mean(1, keepdim=True)).float(), "reads 2 computed values", "module of its own"),
     "overwritten view": (lambda h: overwritten(h), "overwritten through another view", "clone"),
     "product over the batch": (lambda h: h - h.mean(0), "over the samples of the batch", "batch axis"),
@@ -275,7 +284,9 @@ def test_a_surrogate_that_is_no_step() -> None:
 
     net = Net()
     net.lif2 = Soft()
-    refused(net, "(?s)lif2.*no neuron that is known")
+    error = refused(net, "'sigmoid' has no counterpart")
+    assert error.where.startswith("sigmoid in lif2 at ")
+    assert "of lif2 was found: its output is no spike" in error.why
 
 
 def test_spikes_of_many_values() -> None:

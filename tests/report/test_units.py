@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from snn2chip.report.units import bits, count, energy, number, percent, points, share
+from snn2chip.report.units import bits, count, counted, energy, number, percent, points, share
 
 
 @pytest.mark.parametrize(
@@ -12,6 +12,8 @@ from snn2chip.report.units import bits, count, energy, number, percent, points, 
     [
         (count(1234567), "1\u202f234\u202f567"),
         (count(-5), "−5"),
+        (counted(1, "layer"), "1 layer"),
+        (counted(1200, "layer"), "1\u202f200 layers"),
         (number(None), "–"),
         (number(0), "0"),
         (number(3.14159), "3.142"),

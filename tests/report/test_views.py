@@ -130,7 +130,15 @@ def test_results_of_oracles_are_told_apart(report: Json) -> None:
     assert "| lava | equal |" in text
     assert "| a recording | differs | lif\\_2: v is 3 instead of 4 |" in text
     assert "| lava-runtime | not run | lava-nc is not installed |" in text
-    assert "Verified against:** 1 of 2" in text
+    assert "Verified against:** 1 of 2 (lava, a recording; not run: lava-runtime)" in text
+
+
+def test_weights_that_lost_nothing_are_exact_and_not_120_decibel(report: Json) -> None:
+    rounded = copy.deepcopy(report)
+    rounded["quantization"][0]["synapses"] = {"conv": {"sqnr_db": 120.0, "clipped": 0.0, "exponent": 0.0}}
+    made = views(rounded)
+    assert "| conv | &lt;lif> & 1 | exact | 0.00 % | 0 |" in made["report.md"]
+    assert "120.0 dB" not in made["report.html"]
 
 
 def test_what_a_table_does_not_price_is_never_zero(report: Json) -> None:

@@ -37,7 +37,7 @@ def write_program(program: Program, path: str | os.PathLike[str], *, dt: float =
         dt: seconds per step, for NIR's time constants.
 
     Returns:
-        What the NIR graph says only approximately, one line a node and reason (the program in it is exact).
+        What the NIR graph says only approximately (the program in it is exact): a line a reason, with its nodes.
 
     Raises:
         S2CError: the file cannot be written.
@@ -52,7 +52,11 @@ def write_program(program: Program, path: str | os.PathLike[str], *, dt: float =
     }
     packed["sha256"] = digest(tree)
     write_tree(path, {"version": NIR_VERSION, "node": tree})
-    return tuple(f"{name}: {reason}" for name, reasons in view.approximate.items() for reason in reasons)
+    nodes: dict[str, list[str]] = {}
+    for name, reasons in view.approximate.items():
+        for reason in reasons:
+            nodes.setdefault(reason, []).append(name)
+    return tuple(f"{', '.join(names)}: {reason}" for reason, names in nodes.items())
 
 
 def _view(program: Program, dt: float) -> View:

@@ -150,7 +150,12 @@ def parameter(context: Context, call: Call, argument: Any, what: str) -> Tensor 
     if argument is None:
         return None
     if context.traced(argument):
-        raise S2CError(f"{what} depends on the data", where=place(call), why="a chip's synapses are fixed")
+        raise S2CError(
+            f"{what} depends on the data",
+            where=place(call),
+            why="a chip's synapses are fixed",
+            fix="train with constant ones, or put what depends on the data on the path of the spikes",
+        )
     return context.value(argument, call) if isinstance(argument, Ref) else torch.as_tensor(argument)
 
 

@@ -321,18 +321,29 @@ class _Conversion:
         for ref, port in handed_states(call, cell):
             value = ref.call.values[ref.out]
             if ref.call.depends_on_data:
-                raise S2CError("a neuron starts from a state computed from the data", where=str(call.source))
+                raise S2CError(
+                    "a neuron starts from a state computed from the data",
+                    where=str(call.source),
+                    why="a chip starts every sample from the same stored state",
+                    fix="start it from zeros or a constant, and feed the data in as input",
+                )
             start = getattr(model, "v_start", np.zeros(())) if port in ("v", membrane) else np.zeros(())
             # Empty: the library's word for no state yet.
             if not value.numel() or not (as_array(value) != start).any():
                 continue
             if value.ndim and bool((value != value[:1]).any()):
                 raise S2CError(
-                    "a neuron starts from a state that differs from sample to sample", where=str(call.source)
+                    "a neuron starts from a state that differs from sample to sample",
+                    where=str(call.source),
+                    why="a chip starts every sample from the same stored state",
+                    fix="start it from zeros or a constant; run= can do that for a model that draws its states",
                 )
             if port not in ("v", membrane) or not hasattr(model, "v_start"):
                 raise S2CError(
-                    f"a {model.kind} neuron starts from a state {port!r} that is not zero", where=str(call.source)
+                    f"a {model.kind} neuron starts from a state {port!r} that is not zero",
+                    where=str(call.source),
+                    why="only membranes may start from other values",
+                    fix="start it from zeros",
                 )
             model = replace(model, v_start=as_array(value[0] if value.ndim else value))  # type: ignore[call-arg]
         return model
@@ -432,6 +443,7 @@ class _Conversion:
                 "the output does not hold every sample of the batch",
                 where="the model's output",
                 why=f"it holds samples {', '.join(map(str, samples))} of a batch of {self.batch}",
+                fix="return every sample; output= can select the tensor that does",
             )
         return found
 
@@ -452,7 +464,10 @@ class _Conversion:
             return self._weighted(signal, end)
         if times == [STATIC]:
             raise S2CError(
-                "the deployed output is the same at every step", where="the model's output", why="no neuron reaches it"
+                "the deployed output is the same at every step",
+                where="the model's output",
+                why="no neuron reaches it",
+                fix="output= selects another",
             )
         if times == [last]:
             return "last", signal

@@ -83,7 +83,13 @@ def _accumulated(context: Context, call: Call, left: Tensor, right: Tensor) -> T
             parts[part] = [x + y for x, y in zip(before, coefficients, strict=True)]
     assert layout is not None
     if len({s.shape for s in parts}) != 1:
-        raise S2CError("tensors of different shapes are accumulated over time", where=place(call))
+        shapes = ", ".join(sorted({str(s.shape) for s in parts}))
+        raise S2CError(
+            "tensors of different shapes are accumulated over time",
+            where=place(call),
+            why=f"without the batch they are {shapes}",
+            fix="bring them into one shape before they are added",
+        )
     return context.out(context.builder.over_time({s: tuple(c) for s, c in parts.items()}), layout)
 
 
@@ -215,7 +221,12 @@ def _div(context: Context, call: Call) -> list[Value]:
     a = arguments(call, "input", "other", rounding_mode=None)
     value = None if context.traced(a["other"]) else parameter(context, call, a["other"], "a constant")
     if value is None or a["rounding_mode"] is not None:
-        raise S2CError("a division by a computed value, or one that rounds", where=place(call))
+        raise S2CError(
+            "a division by a computed value, or one that rounds",
+            where=place(call),
+            why="a chip's synapses multiply by stored numbers",
+            fix="divide by a constant, without rounding; at the end of the network, divide outside the model",
+        )
     inverse = 1 / value.double() if value.ndim == 0 else 1 / value
     return [scaled(context, call, _spread(call, context.value(a["input"], call)), inverse)]
 

@@ -35,16 +35,15 @@ from snn2chip.frontend.torch.recorder import Call, Ref
 from snn2chip.ir import layers as L
 
 _BEFORE = "apply it outside the model: output= selects what comes before, also by module: output='path.of.module'"
+_ATTENTION = "train attention without it, as a product of spikes times a constant (docs/zoo.md has such networks)"
+_NORM = "normalization by the statistics of the sample cannot be folded; train with batch norm"
+_ACTIVATION = "train with a spiking neuron in its place, or without it; at the end of the network: " + _BEFORE
 _ADVICE = {
-    "softmax": _BEFORE,
-    "log_softmax": _BEFORE,
-    "argmax": _BEFORE,
-    "topk": _BEFORE,
-    "group_norm": "normalization by the statistics of the sample cannot be folded; train with batch norm",
-    "layer_norm": "normalization by the statistics of the sample cannot be folded; train with batch norm",
-    "instance_norm": "normalization by the statistics of the sample cannot be folded; train with batch norm",
-    "sigmoid": "a sigmoid on the path of spikes has no counterpart on the chip",
-    "tanh": "a tanh on the path of spikes has no counterpart on the chip",
+    **dict.fromkeys(("softmax", "log_softmax"), f"at the end of the network: {_BEFORE}; inside: {_ATTENTION}"),
+    **dict.fromkeys(("argmax", "topk"), _BEFORE),
+    **dict.fromkeys(("multi_head_attention_forward", "scaled_dot_product_attention"), f"it holds a softmax: {_ATTENTION}"),
+    **dict.fromkeys(("group_norm", "layer_norm", "instance_norm"), _NORM),
+    **dict.fromkeys(("sigmoid", "tanh", "gelu", "silu", "elu", "leaky_relu", "softplus"), _ACTIVATION),
 }
 
 
@@ -232,7 +231,12 @@ def _matmul(context: Context, call: Call) -> list[Value]:
     if context.traced(left) and not context.traced(right):
         weight = context.value(right, call)
         if weight.ndim != 2:
-            raise S2CError("a product with a constant that is no matrix", where=place(call))
+            raise S2CError(
+                "a product with a constant that is no matrix",
+                where=place(call),
+                why=f"the constant has shape {tuple(weight.shape)}",
+                fix="multiply by one matrix (in, out), as a Linear layer does",
+            )
         return [weighted(context, call, context.value(left, call), weight.mT.contiguous(), None, 1, L.Linear, ())]
     if not (context.traced(left) and context.traced(right)):
         raise S2CError("a constant matrix multiplies from the left", where=place(call), fix="use a Linear layer")
@@ -240,7 +244,12 @@ def _matmul(context: Context, call: Call) -> list[Value]:
     signals = [context.signal(found.patterns[0], call, i) for i, found in enumerate((one, two))]
     per_step(call, signals)
     if not (torch.equal(one.t, two.t) and torch.equal(one.n, two.n)):
-        raise S2CError("a product of tensors laid out differently over time and batch", where=place(call))
+        raise S2CError(
+            "a product of values that do not meet step by step",
+            where=place(call),
+            why="one factor is the same at every step, or of other steps or samples than the other",
+            fix="multiply values of one step: put a neuron on both paths",
+        )
     made = context.builder.add(L.MatMul(), signals, "", call.source, "matmul")
     return [context.out(made, one)]
 

@@ -21,7 +21,12 @@ def _reduce(how: str) -> Rule:
     def rule(context: Context, call: Call) -> list[Value]:
         a = arguments(call, "input", "dim", "keepdim", dim=None, keepdim=False, axis=None)
         if how == "max" and context.traced(a["dim"]):
-            raise S2CError("the maximum of two computed values", where=place(call))
+            raise S2CError(
+                "the maximum of two computed values",
+                where=place(call),
+                why="no layer of a graph compares two tensors with each other",
+                fix="take it over an axis of one tensor, as max pooling does",
+            )
         ids = context.value(a["input"], call)
         dim = a["axis"] if a["dim"] is None else a["dim"]
         axes = (
@@ -95,7 +100,12 @@ def _reduce_time(context: Context, call: Call, ids: Tensor, axis: int, how: str)
     signal = context.signal(found.patterns[0], call)
     if how == "max":
         if sorted(steps[:, 0].tolist()) != list(range(context.elements.steps)):
-            raise S2CError("the maximum runs over some of the steps only", where=place(call))
+            raise S2CError(
+                "the maximum runs over some of the steps only",
+                where=place(call),
+                why=f"it reads {len(set(steps[:, 0].tolist()))} of {context.elements.steps} steps",
+                fix="take it over all steps, or read out the sum or the mean of some",
+            )
         return context.out(context.builder.over_time(signal), found).unsqueeze(axis)
     share = 1 / len(steps) if how == "mean" else 1.0
     coefficients = [0.0] * context.elements.steps

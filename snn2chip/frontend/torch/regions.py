@@ -337,6 +337,7 @@ class _Rolled:
                 "a neuron's spikes come back to it through a layer",
                 where=place(across[0]),
                 why="recurrent connections written as plain code are not traced",
+                fix="put the neuron's update into a module of its own, outside of the layer",
             )
         _refuse_random_start(runs[0])
         own = {id(c) for run in runs for c in run}

@@ -57,21 +57,18 @@ def trace(
         model: SpikingJelly, snnTorch, Norse, Sinabs or hand-written.
         example: one batch as the model takes it, torch or numpy; some samples of real data are best.
         time_steps: T. Needed where the model computes a single step: the tracer then resets it and calls it T times,
-        with
-            the same example (direct coding) or with its frames, and reads out the mean. Elsewhere it is found, and
-            checked.
+            with the same example (direct coding) or with its frames, and reads out the mean. Elsewhere it is found,
+            and checked.
         run: ``run(model, x) -> output`` where a sample is not one ``model(x)``: it resets the model and loops over
-        time.
-            Without it every state is reset before each call, as the model's library does it.
+            time. Without it every state is reset before each call, as the model's library does it.
         output: which output is deployed: index, key or attribute of what the model returns, or a function of it; or the
             path of a module, whose output is then deployed in place of the model's (``"fc2"``: what comes before a
             softmax), at every step if the model calls it at every step. Left out, the first tensor is taken and a
             warning says so.
         readout: "mean", "sum", "last" or "max" over time, where the model returns one output per step; "mean" if the
-        tracer
-            drives the loop. Left out for a model that itself returns every step, the Graph does so too.
+            tracer drives the loop. Left out for a model that itself returns every step, the Graph does so too.
         input_time_axis: axis of the example that is time, None if the data is the same at every step. Found if left
-        out.
+            out.
         dt: seconds per step, kept for the report.
         per_step: let norms in front of LIF neurons differ from step to step (TEBN, BNTT): each such neuron then has a
             factor and an offset for every step, which only a chip with programmable neurons can run.
@@ -81,8 +78,7 @@ def trace(
 
     Raises:
         S2CError: a construct no graph can hold exactly, with the source line, what was found and what to do; or a
-        traced
-            graph that does not do what the model does, with the first layer that differs.
+            traced graph that does not do what the model does, with the first layer that differs.
     """
     work = job(
         model,
@@ -99,7 +95,7 @@ def trace(
         traced, layout = work.trace()
         check_equal(type(work.model).__name__, traced, lambda x: work.once(x, layout), layout, work.batch(layout))
     if work.deployed.chosen:
-        warnings.warn(work.deployed.chosen, stacklevel=2)
+        warnings.warn(work.deployed.chosen, stacklevel=3)
     return traced.graph
 
 

@@ -142,7 +142,12 @@ def _pool(kind: type[L.Pool], axes: int) -> Rule:
                 stride=None, padding=0, dilation=1, ceil_mode=False,
             )  # fmt: skip
             if _tuple(a["dilation"], axes) != (1,) * axes:
-                raise S2CError("max pooling with dilation", where=place(call))
+                raise S2CError(
+                    "max pooling with dilation",
+                    where=place(call),
+                    why="a pooling layer of a graph takes windows without gaps",
+                    fix="train without dilation",
+                )
         kernel = _tuple(a["kernel_size"], axes)
         stride = _tuple(a["stride"], axes) if a["stride"] not in (None, ()) else kernel
         options: dict[str, Any] = {k: bool(a[k]) for k in ("ceil_mode", "count_include_pad") if k in a}

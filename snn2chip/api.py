@@ -347,7 +347,9 @@ def seed_everything(seed: int) -> None:
 
 def _write_artefacts(program: Program, folder: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Write the network files; what they say only approximately, and what was not written and why."""
-    remarks = [f"model.nir, as other NIR tools read it: {line}" for line in write_program(program, folder / "model.nir")]
+    remarks = [
+        f"model.nir, as other NIR tools read it: {line}" for line in write_program(program, folder / "model.nir")
+    ]
     not_done = []
     for what, write in (
         ("model.net", lambda: write_net(program, folder / "model.net")),

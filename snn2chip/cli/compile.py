@@ -18,7 +18,9 @@ from snn2chip.errors import UsageError
 @click.option("--weights", metavar="FILE", help="Weights: .safetensors, or a .pt state dict (never executed).")
 @click.option("--data", metavar="DATA", help="Samples to measure on: .npz (x, y), .npy or file.py:function.")
 @click.option("--calibration", metavar="DATA", help="Samples that choose scales; the first 128 of --data if left out.")
-@click.option("--example", metavar="DATA", help="One batch as the model takes it; some calibration samples if left out.")
+@click.option(
+    "--example", metavar="DATA", help="One batch as the model takes it; some calibration samples if left out."
+)
 @click.option("--time-steps", type=click.IntRange(1), metavar="T", help="Time steps of a sample.")
 @click.option("--target", default="loihi2", show_default=True, help="A target's name, or a .toml file.")
 @click.option("--weight-bits", type=click.IntRange(2, 16), default=8, show_default=True, help="Width of the weights.")

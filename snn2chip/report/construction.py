@@ -88,7 +88,9 @@ def quantization(report: Json) -> list[Block]:
     if bars:
         names_, values = zip(*bars, strict=True)
         drawing = svg.bars(names_, values, [decibel(v) for v in values], title="SQNR of the weights per synapse")
-        blocks.append(Figure((("", drawing),), "Signal to quantization noise of the weights that were rounded; 6 dB are one bit."))
+        blocks.append(
+            Figure((("", drawing),), "Signal to quantization noise of the weights that were rounded; 6 dB are one bit.")
+        )
     return [*blocks, *map(Text, remarks)]
 
 

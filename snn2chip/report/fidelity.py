@@ -116,8 +116,8 @@ def _culprit(report: Json) -> Iterable[str]:
         return
     if found["layer"] is not None and found["own_agreement"] < 1:
         yield (
-            f"Most spikes are lost to rounding in layer {found['layer']}: on the float network's own input it reproduces "
-            f"{share(found['own_agreement'])} of its spike slots."
+            f"Most spikes are lost to rounding in layer {found['layer']}: on the float network's own input it "
+            f"reproduces {share(found['own_agreement'])} of its spike slots."
         )
     if found["answers_lost_at"] is not None:
         yield (
@@ -137,9 +137,10 @@ def _divergence(report: Json) -> Iterable[str]:
     elif first is not None:
         neuron = ", ".join(map(str, first["neuron"]))
         yield (
-            f"First difference: layer {first['layer']}, neuron ({neuron}), step {first['step']}, sample {first['sample']}: "
-            f"{_SPIKE[first['spike_float']]} in float and {_SPIKE[first['spike_fixed']]} in fixed point; the membrane "
-            f"after the step, reset where it fired, at {first['v_float']:.6f} and {first['v_fixed']:.6f} thresholds."
+            f"First difference: layer {first['layer']}, neuron ({neuron}), step {first['step']}, sample "
+            f"{first['sample']}: {_SPIKE[first['spike_float']]} in float and {_SPIKE[first['spike_fixed']]} in fixed "
+            f"point; the membrane after the step, reset where it fired, at {first['v_float']:.6f} and "
+            f"{first['v_fixed']:.6f} thresholds."
         )
 
 

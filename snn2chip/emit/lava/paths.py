@@ -118,7 +118,8 @@ def _check_host(program: Program, path: Path) -> None:
         where=named[0].where(),
         why=f"{', '.join(node.name for node in named)} ({named[0].layer.kind}) on the host answers spikes of the same "
         f"step for {path.target.name}; what the host of a Lava project hands over is computed before it runs",
-        fix="the .nir file holds the program in full; simulate runs it exactly, and `verify --against fast` compares the two engines",
+        fix="the .nir file holds the program in full; simulate runs it exactly, and verify --against fast compares the "
+        "two engines",
     )
 
 

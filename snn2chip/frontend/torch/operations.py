@@ -41,7 +41,9 @@ _ACTIVATION = "train with a spiking neuron in its place, or without it; at the e
 _ADVICE = {
     **dict.fromkeys(("softmax", "log_softmax"), f"at the end of the network: {_BEFORE}; inside: {_ATTENTION}"),
     **dict.fromkeys(("argmax", "topk"), _BEFORE),
-    **dict.fromkeys(("multi_head_attention_forward", "scaled_dot_product_attention"), f"it holds a softmax: {_ATTENTION}"),
+    **dict.fromkeys(
+        ("multi_head_attention_forward", "scaled_dot_product_attention"), f"it holds a softmax: {_ATTENTION}"
+    ),
     **dict.fromkeys(("group_norm", "layer_norm", "instance_norm"), _NORM),
     **dict.fromkeys(("sigmoid", "tanh", "gelu", "silu", "elu", "leaky_relu", "softplus"), _ACTIVATION),
 }

@@ -350,3 +350,28 @@ def test_currents_written_layer_by_layer(late: bool, recurrent: bool) -> None:
     for output in (0, lambda out: out[0].amax(1)):
         with pytest.raises(S2CError, match=r"(?s)constants and computed values.*out\[:, 1:\]"):
             trace(net, x, output=output)
+
+
+class Heads(MaskedLIF):
+    """Two heads at different layers, read out over time and joined."""
+
+    def __init__(self, one: Any, other: Any) -> None:
+        super().__init__(False)
+        self.early, self.read = nn.Linear(20, 3), (one, other)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v1, v2, early, late = torch.zeros(len(x), 20), torch.zeros(len(x), 5), [], []
+        for t in range(T):
+            s1, v1 = self.update(self.fc1(x[:, t]), v1)
+            s2, v2 = self.update(self.fc2(s1), v2)
+            early.append(self.early(s1))
+            late.append(s2)
+        return torch.cat([read(torch.stack(out)) for read, out in zip(self.read, (early, late), strict=True)], 1)
+
+
+def test_outputs_read_out_alike_are_joined() -> None:
+    ways = {"mean": lambda y: y.mean(0), "sum": sum, "max": lambda y: y.amax(0), "last": lambda y: y[-1]}
+    for how, way in ways.items():
+        assert traced(Heads(way, way), spikes(N, T, 12))["readout"].layer.how == how
+    with pytest.raises(S2CError, match="read out over time in different ways"):
+        trace(Heads(ways["mean"], ways["sum"]).eval(), spikes(N, T, 12))

@@ -82,6 +82,36 @@ def test_updates_written_in_other_operations(update: Update, reset: str) -> None
     assert [n.layer.model.reset for n in graph.neurons] == [reset, reset]
 
 
+class Offset(TwoLayers):
+    """The bias stands in the membrane's line, and not in the layer."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, self.bias = form, nn.Parameter(torch.linspace(0.05, 0.2, HIDDEN))
+        self.rec = nn.Linear(HIDDEN, HIDDEN, bias=False)
+
+    def forward(self, x: Tensor) -> Any:
+        v = spike = torch.zeros(len(x), HIDDEN)
+        total = torch.zeros(len(x), OUT)
+        for t in range(T):
+            current = self.fc1(x[:, t])
+            if self.form == "behind":
+                v = 0.8 * v * (1 - spike) + current + self.bias
+            elif self.form == "in front":
+                v = self.bias + (v * (1 - spike) + current)
+            else:
+                v = 0.8 * v * (1 - spike) + current + self.rec(spike) + torch.sigmoid(self.bias)
+            spike = (v > 0.5).float()
+            total += self.fc2(spike)
+        return total
+
+
+@pytest.mark.parametrize("form", ["behind", "in front", "of a recurrence"])
+def test_a_bias_in_the_membranes_line(form: str) -> None:
+    (population,) = traced(Offset(form), X).neurons
+    assert float(population.layer.model.v_threshold) == 0.5
+
+
 # ------------------------------------------------------------------ containers
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.elements import Elements, Pattern, Signal
 from snn2chip.ir.graph import Edge, Node, Port, Source
-from snn2chip.ir.layers import Array, Concat, Flatten, Gather, Layer, Neuron, Permute, Reshape
+from snn2chip.ir.layers import Add, Array, Concat, Flatten, Gather, Layer, Neuron, Permute, Reshape
 
 
 class Builder:
@@ -151,10 +151,31 @@ class Builder:
             spans = joints(pattern, axis)
             if len(spans) > 1:
                 signals = [self.signal(pattern.part(axis, span), source, operation) for span in spans]
+                if any(signal.over_time is not None for signal in signals):
+                    return self._joined_over_time(axis, signals, source, operation)
                 return self.add(Concat(axis), signals, axis, source, operation)
         raise S2CError(
             "several tensors are interleaved in one", where=str(source), fix="join them with torch.cat along one axis"
         )
+
+    def _joined_over_time(self, axis: int, signals: list[Signal], source: Source, operation: str) -> Signal:
+        """What is joined behind a sum or a maximum over time, joined in front of it."""
+        parts: list[Signal] = []
+        ways: set[tuple[float, ...] | None] = set()
+        for signal in signals:
+            how = signal.over_time
+            terms = list(how) if isinstance(how, dict) else [how or signal]
+            ways |= set(how.values()) if isinstance(how, dict) else {None}
+            parts.append(self.add(Add(), terms, "over time", source, "add") if len(terms) > 1 else terms[0])
+        if len(ways) > 1 or any(part in signals for part in parts):
+            raise S2CError(
+                "outputs that are read out over time in different ways are joined",
+                where=str(source),
+                why="a graph has one read-out: the sum, the mean, the maximum or the last step",
+                fix="choose one of them with output=, or read all of them out alike",
+            )
+        made, weights = self.add(Concat(axis), parts, axis, source, operation), ways.pop()
+        return self.over_time(made if weights is None else {made: weights})
 
     def digest(self, tensor: Tensor | None) -> str:
         """Names a constant by its content: some models compute the same weight anew at every step."""

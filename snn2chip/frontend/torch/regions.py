@@ -345,6 +345,7 @@ class _Rolled:
         entries = sorted((self._at_every_step(ref, last) for ref in outside), key=lambda e: e.count(None))
         if None in entries[0]:
             raise S2CError("a recurrence has no input at the first step", where=place(last[0]))
+        entries += [self._at_every_step(ref, last) for ref in self._offsets(outside, last)]
         parts = [[ref for entry in entries if (ref := entry[t]) is not None] for t in range(self.steps)]
         inputs = [self._sum(refs, last[0]) for refs in parts]
         named = {id(c): self.site[id(c)] for run in runs for c in run}
@@ -379,6 +380,13 @@ class _Rolled:
                 fix="put the neuron's update into a module of its own",
             )
         return list(found)
+
+    def _offsets(self, outside: list[Ref], run: list[Call]) -> list[Ref]:
+        """The constants that are added to what a step reads from outside: biases that stand in the neuron's line."""
+        own = {id(c) for c in run}
+        sums = set.intersection(*(self._additions(ref, own) for ref in outside))
+        constants = dict.fromkeys(r for c in run if id(c) in sums for r in c.refs() if not r.call.depends_on_data)
+        return [ref for ref in constants if id(ref.call) not in own]
 
     def _additions(self, ref: Ref, own: set[int]) -> set[int]:
         """The additions of a region that a value goes through before anything else is done with it."""

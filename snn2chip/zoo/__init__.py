@@ -8,16 +8,14 @@ from snn2chip.zoo.neurons import (
     PLIF,
     QIF,
     TPP,
-    MixedLIF,
     SoftResetIF,
     SpikingNeuron,
     TernaryLIF,
-    on_path,
-    reestimate_batchnorm,
     reset,
 )
 from snn2chip.zoo.normalization import TEBN, BatchNorm, PerStepBatchNorm, TDBatchNorm
 from snn2chip.zoo.surrogate import Rectangle, Triangle
+from snn2chip.zoo.two_paths import MixedLIF, on_path, reestimate_batchnorm
 
 __all__ = [
     "ALIF",

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from snn2chip.zoo.neurons import MixedLIF
 from snn2chip.zoo.normalization import BatchNorm
+from snn2chip.zoo.two_paths import MixedLIF
 
 MakeNeuron = Callable[[], nn.Module]
 MakeNorm = Callable[[int, int], nn.Module]

@@ -207,7 +207,7 @@ class TwoPaths(nn.Module):
         super().__init__()
         self.body = Net(lambda i: zoo.MixedLIF(0.5))
 
-    def _run(self, x: Tensor, path: zoo.neurons.Path) -> Tensor:
+    def _run(self, x: Tensor, path: zoo.two_paths.Path) -> Tensor:
         with zoo.on_path(self, path):
             zoo.reset(self)
             return torch.stack([self.body(frame) for frame in x]).mean(0)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import importlib.util
-import json
-import platform
 import random
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from snn2chip.atomic import atomic_dir, atomic_file
+from snn2chip.atomic import atomic_dir
 from snn2chip.emit.lava import write_project
 from snn2chip.emit.netx import write_net
 from snn2chip.emit.nir import write_program
@@ -32,20 +28,14 @@ from snn2chip.mapping import require
 from snn2chip.passes import DEFAULT_PIPELINE
 from snn2chip.quantize import quantize
 from snn2chip.report import collect, views
+from snn2chip.report.manifest import MANIFEST, hashes, versions, write_manifest
 from snn2chip.report.terminal import summary
 from snn2chip.simulate import simulate
 from snn2chip.simulate.data import as_samples
 from snn2chip.verify import verify
 from snn2chip.verify.measure import measure
-from snn2chip.version import __version__
 
 __all__ = ["Build", "compile", "evaluate", "load", "load_graph", "quantize", "simulate", "trace", "verify"]
-
-MANIFEST = "manifest.json"
-_MANIFEST_FORMAT, _MANIFEST_VERSION = "snn2chip-manifest", 1
-
-# Distributions whose version can change a number or a byte of what is written.
-_VERSIONED = ("numpy", "h5py", "nir", "torch", "snntorch", "spikingjelly", "lava-nc", "lava-dl")
 
 # Samples that are traced where no example is given.
 _EXAMPLE_SAMPLES = 4
@@ -228,52 +218,15 @@ def compile(  # noqa: A001  the name is the public one
             measurement=measured,
             labels=truth,
             verification=checked,
-            versions=_versions(),
+            versions=versions(),
             inputs=read,
-            artefacts=[{"path": path, **entry} for path, entry in _hashes(folder)],
+            artefacts=[{"path": path, **entry} for path, entry in hashes(folder)],
             not_done=not_done,
         )
         for file, text in views(report).items():
             (folder / file).write_text(text, "utf-8")
-        (folder / MANIFEST).write_text(_as_json(_manifest(folder, report)), "utf-8")
+        write_manifest(folder, report)
     return Build(Path(out), graph, program, report)
-
-
-def rewrite_views(folder: Path, report: Mapping[str, Any]) -> None:
-    """Render the views of an earlier compile again from its ``report.json``, and note their hashes in its manifest.
-
-    Raises:
-        S2CError: the folder has no manifest, or cannot be written.
-    """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise S2CError("the manifest cannot be read", where=str(folder / MANIFEST), why=str(error)) from None
-    for name, text in views(dict(report)).items():
-        with atomic_file(folder / name) as temporary:
-            temporary.write_text(text, "utf-8")
-    manifest["outputs"] = dict(_hashes(folder))
-    with atomic_file(folder / MANIFEST) as temporary:
-        temporary.write_text(_as_json(manifest), "utf-8")
-
-
-def _manifest(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
-    """What went in, what came out, by which versions and options."""
-    return {
-        "format": _MANIFEST_FORMAT,
-        "version": _MANIFEST_VERSION,
-        "snn2chip": report["snn2chip"],
-        "model": report["subject"]["model"],
-        "target": report["target"]["name"],
-        "options": report["options"],
-        "versions": report["versions"],
-        "inputs": report["inputs"],
-        "outputs": dict(_hashes(folder)),
-    }
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def _graph(model: Any, example: Any, options: Mapping[str, Any]) -> tuple[Graph, list[str]]:
@@ -377,24 +330,3 @@ def _verified(program: Program, x: Array, oracle: str) -> dict[str, Any]:
     except S2CError as error:
         why = " ".join(part for part in (error.what, error.why and f"({error.why})") if part)
         return {"against": oracle, "ran": False, "equal": None, "detail": why, "fix": error.fix}
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "snn2chip": __version__}
-    for name in _VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _hashes(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Path → size and SHA-256 of every file below ``folder`` but the manifest, in order."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != MANIFEST:
-            content = path.read_bytes()
-            yield (
-                path.relative_to(folder).as_posix(),
-                {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)},
-            )

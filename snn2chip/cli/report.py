@@ -22,9 +22,9 @@ def command(build: str, view: str | None, output: str | None, as_json: bool) -> 
 
     With --format one view is printed, or written to --output, and DIR is left as it is.
     """
-    from snn2chip.api import rewrite_views
     from snn2chip.atomic import atomic_file
     from snn2chip.report import read_report, views
+    from snn2chip.report.manifest import rewrite_views
     from snn2chip.report.terminal import summary
 
     report = read_report(build)

@@ -12,8 +12,9 @@ from snn2chip.ir.graph import Network
 from snn2chip.ir.layers import Array
 from snn2chip.ir.program import Program
 from snn2chip.simulate import fast, reference
+from snn2chip.simulate.backends import Backend
 from snn2chip.simulate.data import as_samples
-from snn2chip.simulate.reference import Backend, Clock, MachineClock
+from snn2chip.simulate.reference import Clock, MachineClock
 from snn2chip.simulate.result import Result
 
 Engine = Literal["auto", "fast", "reference", "cuda"]

@@ -17,17 +17,16 @@ import numpy as np
 
 from snn2chip.errors import UsageError
 from snn2chip.ir.graph import Edge, Network, Node
-from snn2chip.ir.layers import Array, Delay, Input, Linear, Neuron, Output, Readout, Shape
+from snn2chip.ir.layers import Array, Delay, Input, Linear, Neuron, Output, Readout
 from snn2chip.ir.program import Program
 from snn2chip.ir.schedule import depths, machine_delay
+from snn2chip.simulate.backends import Backend, Kernels, KernelsFor, float_kernels, integer_kernels
 from snn2chip.simulate.counting import fan_out, host_macs, silent
-from snn2chip.simulate.data import to_integers
-from snn2chip.simulate.ops import NumpyOps, Ops, apply
+from snn2chip.simulate.ops import apply
 from snn2chip.simulate.readout import read_out
 from snn2chip.simulate.result import Counts, Recording, Result, joined
 
 Clock = Literal["sample", "machine"]
-Backend = Literal["auto", "numpy", "torch"]
 
 
 @dataclass(frozen=True)
@@ -71,97 +70,13 @@ def run(
         kernels: how a batch is computed, where not by numpy (a Program) or the backend (a Graph).
     """
     plan = _Plan(network, machine, steps)
-    compute = kernels or (_integer_kernels if isinstance(network, Program) else _float_kernels(backend))
+    compute = kernels or (integer_kernels if isinstance(network, Program) else float_kernels(backend))
     parts = []
     for start in range(0, len(samples), batch_size):
         parts.append(_run(plan, samples[start : start + batch_size], first + start, wanted, compute))
         if progress is not None:
             progress(min(start + batch_size, len(samples)))
     return joined(parts)
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """How one batch is computed: tensor operations, neuron steps, counts, and the way in and out of numpy."""
-
-    ops: Ops
-    start: Callable[[Node, Any], dict[str, Any]]
-    step: Callable[[Node, dict[str, Any], Any], tuple[dict[str, Any], Any]]
-    to_numpy: Callable[[Any], Array]
-    zeros: Callable[[Shape], Any]
-    events: Callable[[Any, Array | None], Array]
-    samples: Any
-    clipped: int = 0
-
-
-# (network, samples, number of the first one) → kernels
-KernelsFor = Callable[[Network, Array, int], Kernels]
-
-
-def _events(x: Any, fan: Array | None) -> Array:
-    """Nonzero values of every sample [N], each counted as often as ``fan``, of a sample's shape, says."""
-    nonzero = np.asarray(x).reshape(len(x), -1) != 0
-    return np.asarray(nonzero.sum(axis=1) if fan is None else nonzero @ fan.ravel())
-
-
-def _integer_kernels(network: Network, samples: Array, first: int) -> Kernels:
-    assert isinstance(network, Program)
-    arithmetic = network.target.arithmetic
-    integers, clipped = to_integers(network, samples, first)
-    return Kernels(
-        NumpyOps(),
-        lambda node, a: node.layer.model.start(a.shape),  # type: ignore[attr-defined]
-        lambda node, state, a: node.layer.model.step(state, a, arithmetic),  # type: ignore[attr-defined]
-        lambda a: a,
-        lambda shape: np.zeros(shape, dtype=np.int64),
-        _events,
-        integers,
-        clipped,
-    )
-
-
-def _float_kernels(backend: str) -> KernelsFor:
-    if backend == "auto":
-        try:
-            import torch
-
-            backend = "torch"
-        except ImportError:
-            backend = "numpy"
-    if backend == "numpy":
-        numpy_ops = NumpyOps()
-
-        def with_numpy(network: Network, samples: Array, first: int) -> Kernels:
-            return Kernels(
-                numpy_ops,
-                lambda node, a: node.layer.model.start(a, numpy_ops),  # type: ignore[attr-defined]
-                lambda node, state, a: node.layer.model.step(state, a, numpy_ops),  # type: ignore[attr-defined]
-                lambda a: a,
-                lambda shape: np.zeros(shape, dtype=np.float32),
-                _events,
-                samples.astype(np.float32),
-            )
-
-        return with_numpy
-
-    import torch
-
-    from snn2chip.simulate.torch_ops import TorchOps
-
-    torch_ops = TorchOps()
-
-    def with_torch(network: Network, samples: Array, first: int) -> Kernels:
-        return Kernels(
-            torch_ops,
-            lambda node, a: node.layer.model.start(a, torch_ops),  # type: ignore[attr-defined]
-            lambda node, state, a: node.layer.model.step(state, a, torch_ops),  # type: ignore[attr-defined]
-            lambda a: a.numpy(),
-            lambda shape: torch.zeros(shape, dtype=torch.float32),
-            _events,
-            torch.from_numpy(samples.astype(np.float32)),
-        )
-
-    return with_torch
 
 
 class _Plan:
@@ -259,7 +174,7 @@ def _run(
                     if port in state:
                         now[node.name, port] = state[port]
                 _count_population(counts[node.name], t, out, node, kernels)
-                _record_population(recordings[node.name], wanted, plan, t, n, state, out, a, kernels)
+                _record_population(recordings[node.name], wanted, plan, t, state, out, a, kernels)
             else:
                 out = _stateless(node, plan, kernels, value)
                 # What never changes is computed once; on the chip its events still arrive at every step.
@@ -308,7 +223,6 @@ def _record_population(
     wanted: frozenset[str],
     plan: _Plan,
     t: int,
-    n: int,
     state: dict[str, Any],
     out: Any,
     a: Any,

@@ -151,9 +151,7 @@ def _payload(program: Program, node: Node) -> Iterator[Violation]:
 
 
 def _payload_bits(program: Program, name: str) -> int:
-    """Width of what leaves ``name``: its own format, else a spike for a population that fires, else its
-    inputs'.
-    """
+    """Width of what leaves ``name``: its own format, else a spike for a population that fires, else its inputs'."""
     form = program.formats.get(name)
     if form is not None:
         return form.bits - int(form.signed and form.bits > 1)

@@ -165,9 +165,7 @@ def _synapse_bits(program: Program, synapse: Node) -> int:
 
 
 def _memory_cores(memory: int, shared: int, channels: int, capacity: int) -> int:
-    """Cut by channels, every kernel lies on one core; beyond one core a channel, every core holds the whole
-    kernel.
-    """
+    """Cut by channels, every kernel lies on one core; beyond one core a channel, every core holds the whole kernel."""
     by_channel = math.ceil(memory / capacity)
     if by_channel <= channels or shared >= capacity:
         return by_channel
@@ -175,9 +173,7 @@ def _memory_cores(memory: int, shared: int, channels: int, capacity: int) -> int
 
 
 def _axons_in_cores(synapses: tuple[Node, ...], shapes: Mapping[str, Shape], limit: int, neurons: int) -> int:
-    """Smallest number of cores whose inputs fit; where none does, one a neuron (``check`` says that it cannot
-    work).
-    """
+    """Smallest number of cores whose inputs fit; where none does, one a neuron (``check`` says that it cannot work)."""
     for cores in range(1, neurons + 1):
         if sum(axons_into_core(s, shapes, cores) for s in synapses) <= limit:
             return cores
@@ -219,8 +215,7 @@ def _synapses_from(program: Program, population: str) -> Iterator[Node]:
 def _destinations(
     program: Program, synapse: Node, shapes: Mapping[str, Shape], placed: Mapping[str, int], here: int
 ) -> int:
-    """Cores that one neuron reaches through ``synapse``: all of the next population, or the bands its rows
-    fall into.
+    """Cores that one neuron reaches through ``synapse``: all of the next population, or the bands its rows fall into.
 
     A recurrent synapse reaches the population it leaves, whose cores ``here`` are not final yet.
     """

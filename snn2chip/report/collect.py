@@ -200,9 +200,7 @@ def culprit(measured: Measurement, labels: Array | None) -> Json | None:
 
 
 def _answers(measured: Measurement, labels: Array | None) -> list[tuple[str, int]]:
-    """Right answers (or answers equal to the float network's) as one layer after another becomes fixed
-    point.
-    """
+    """Right answers (or answers equal to the float network's) as one layer after another becomes fixed point."""
     n = min(ISOLATED_SAMPLES, measured.samples)
     real, fixed = predictions(measured.outputs_float[:n]), predictions(measured.outputs_fixed[:n])
     through = [m for m in measured.layers if m.prefix_samples == n]

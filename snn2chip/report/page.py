@@ -1,6 +1,4 @@
-"""The report as one HTML page that carries everything it needs: no script, no font, nothing from a
-network.
-"""
+"""The report as one HTML page that carries everything it needs: no script, no font, nothing from a network."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Small plots as SVG text. Colours are CSS variables of the page, so that one drawing serves light, dark and
-print.
-"""
+"""Small plots as SVG text. Colours are CSS variables of the page, so that one drawing serves light, dark and print."""
 
 from __future__ import annotations
 

@@ -44,8 +44,7 @@ def tail(graph: Graph, population: str) -> Graph | None:
 
 
 def part(program: Program, population: str, between: Collection[str] = ()) -> tuple[Program, str] | None:
-    """``population`` with what lies between it and the one population (or input) before it, and that one's
-    name.
+    """``population`` with what lies between it and the one population (or input) before it, and that one's name.
 
     Args:
         between: populations to pass by on the way back: the float network has none there, such as the one that a

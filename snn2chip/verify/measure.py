@@ -1,5 +1,4 @@
-"""The float network and its Program on the same data: rates, agreement, the first difference, and the
-culprit.
+"""The float network and its Program on the same data: rates, agreement, the first difference, and the culprit.
 
 Everything is accumulated batch by batch, so that memory does not grow with the number of samples.
 """
@@ -43,8 +42,7 @@ class LayerMeasure:
         membrane_range: first and last edge of its bins, the outer of which hold everything beyond.
         own_slots, own_equal: as ``slots`` and ``equal``, with the float network's spikes as this layer's
             input; 0 where the layer cannot be cut out.
-        prefix_right, prefix_same, prefix_samples: of samples run in fixed point up to this layer and in float
-            after
+        prefix_right, prefix_same, prefix_samples: of samples run in fixed point up to this layer and in float after
             it: right answers, answers equal to the float network's, and how many there were.
     """
 
@@ -73,8 +71,7 @@ class LayerMeasure:
 
 @dataclass(frozen=True)
 class SpikeDifference:
-    """The first spike that differs: in the first sample with a difference the first step, in it the first
-    layer.
+    """The first spike that differs: in the first sample with a difference the first step, in it the first layer.
 
     ``v_*`` are the membranes after the step, in units of their own thresholds.
     """

@@ -125,126 +125,117 @@ class _Plan:
         return (step - self.depth[name] - self.machine.reset_phase) % self.machine.reset_interval == 0
 
 
-def _run(
-    plan: _Plan,
-    samples: Array,
-    first: int,
-    wanted: frozenset[str],
-    kernels_for: KernelsFor,
-) -> Result:
+def _run(plan: _Plan, samples: Array, first: int, wanted: frozenset[str], kernels_for: KernelsFor) -> Result:
     """One batch, whose first sample is number ``first`` of the data."""
-    network, n = plan.network, len(samples)
-    kernels = kernels_for(network, samples, first)
-    counts = {node.name: Counts.zeros(n, plan.steps) for node in network}
-    recordings = {node.name: Recording() for node in network}
-    past: dict[tuple[str, str], list[Any]] = {key: [] for key, depth in plan.history.items() if depth}
-    states: dict[str, dict[str, Any]] = {}
-    kept: dict[str, Any] = {}
-    outputs: list[Any] = []
-    last_depth = plan.depth[network.output.name] if plan.machine else 0
-
+    network = plan.network
+    batch = _Batch(plan, kernels_for(network, samples, first), len(samples), wanted)
+    begins = plan.depth[network.output.name] if plan.machine else 0
+    outputs = []
     for t in range(plan.steps):
-        now: dict[tuple[str, str], Any] = {}
-
-        def value(edge: Edge, delay: int, now: dict[tuple[str, str], Any] = now) -> Any:
-            key = (edge.source, edge.port)
-            if delay == 0:
-                return now[key]
-            before = past[key]
-            return before[-delay] if delay <= len(before) else kernels.zeros((n, *plan.shapes[edge.source]))
-
-        for node in network:
-            if node.name in kept:
-                now[node.name, "out"] = kept[node.name]
-                continue
-            if isinstance(node.layer, Input):
-                out = kernels.samples if network.coding == "direct" else kernels.samples[:, t]
-            elif isinstance(node.layer, Readout | Output):
-                out = value(*plan.edges[node.name][0])
-            elif isinstance(node.layer, Neuron):
-                a = sum(
-                    (value(e, d) for e, d in plan.edges[node.name][1:]),
-                    start=value(*plan.edges[node.name][0]),
-                )
-                if node.name not in states or plan.resets(node.name, t):
-                    states[node.name] = kernels.start(node, a)
-                state, out = kernels.step(node, states[node.name], a)
-                states[node.name] = state
-                for port in ("u", "v"):
-                    if port in state:
-                        now[node.name, port] = state[port]
-                _count_population(counts[node.name], t, out, node, kernels)
-                _record_population(recordings[node.name], wanted, plan, t, state, out, a, kernels)
-            else:
-                out = _stateless(node, plan, kernels, value)
-                # What never changes is computed once; on the chip its events still arrive at every step.
-                steps = slice(t, None if node.name in plan.static else t + 1)
-                counts[node.name].macs[:, t] = plan.host_macs.get(node.name, 0)
-                if node.layer.synaptic and node.placement == "chip":
-                    arriving = value(*plan.edges[node.name][0])
-                    counts[node.name].synops[:, steps] = kernels.events(arriving, plan.fan_out[node.name])[:, None]
-                if "out" in wanted:
-                    _store(recordings[node.name], "out", kernels.to_numpy(out), steps, plan.steps)
-            now[node.name, "out"] = out
-            if node.name in plan.static:
-                kept[node.name] = out
-        if t >= last_depth:
-            outputs.append(now[network.output.name, "out"])
-        for key, before in past.items():
-            before.append(now[key])
-            del before[: -plan.history[key]]
-
-    result = read_out(network, [kernels.to_numpy(o) for o in outputs])
+        batch.step(t)
+        if t >= begins:
+            outputs.append(batch.now[network.output.name, "out"])
+    result = read_out(network, [batch.kernels.to_numpy(o) for o in outputs])
     integers = result if isinstance(network, Program) else None
     real = result * network.output_scale if isinstance(network, Program) else result
-    kept_recordings = {name: r for name, r in recordings.items() if any(v is not None for v in vars(r).values())}
-    return Result(real, integers, counts, tuple(network.nodes), network, kept_recordings, kernels.clipped)
+    recorded = {name: r for name, r in batch.recordings.items() if any(v is not None for v in vars(r).values())}
+    return Result(real, integers, batch.counts, tuple(network.nodes), network, recorded, batch.kernels.clipped)
 
 
-def _stateless(node: Node, plan: _Plan, kernels: Kernels, value: Callable[[Edge, int], Any]) -> Any:
-    edges = plan.edges[node.name]
-    if isinstance(node.layer, Delay):
-        return value(edges[0][0], edges[0][1] + node.layer.steps)
-    if node.name in plan.parts:
+class _Batch:
+    """A batch on its way through the network: what every layer holds, and what was counted and recorded of it.
+
+    ``now`` is (layer, port) → value [N, ...] of the step under way.
+    """
+
+    def __init__(self, plan: _Plan, kernels: Kernels, n: int, wanted: frozenset[str]) -> None:
+        self.plan, self.kernels, self.n, self.wanted = plan, kernels, n, wanted
+        self.now: dict[tuple[str, str], Any] = {}
+        self.counts = {node.name: Counts.zeros(n, plan.steps) for node in plan.network}
+        self.recordings = {node.name: Recording() for node in plan.network}
+        self._past: dict[tuple[str, str], list[Any]] = {key: [] for key, depth in plan.history.items() if depth}
+        self._states: dict[str, dict[str, Any]] = {}
+        self._static: dict[str, Any] = {}
+
+    def step(self, t: int) -> None:
+        """Compute step ``t`` of every layer."""
+        self.now = {}
+        for node in self.plan.network:
+            out = self._static[node.name] if node.name in self._static else self._output(node, t)
+            self.now[node.name, "out"] = out
+            if node.name in self.plan.static:
+                self._static[node.name] = out
+        for key, before in self._past.items():
+            before.append(self.now[key])
+            del before[: -self.plan.history[key]]
+
+    def _output(self, node: Node, t: int) -> Any:
+        if isinstance(node.layer, Input):
+            return self.kernels.samples if self.plan.network.coding == "direct" else self.kernels.samples[:, t]
+        if isinstance(node.layer, Readout | Output):
+            return self._value(*self.plan.edges[node.name][0])
+        return self._population(node, t) if isinstance(node.layer, Neuron) else self._stateless(node, t)
+
+    def _value(self, edge: Edge, delay: int) -> Any:
+        """What an edge delivers; zeros before there was anything."""
+        key = (edge.source, edge.port)
+        if delay == 0:
+            return self.now[key]
+        before = self._past[key]
+        return before[-delay] if delay <= len(before) else self.kernels.zeros((self.n, *self.plan.shapes[edge.source]))
+
+    def _population(self, node: Node, t: int) -> Any:
+        name, counts = node.name, self.counts[node.name]
+        first, *others = self.plan.edges[name]
+        a = sum((self._value(*edge) for edge in others), start=self._value(*first))
+        if name not in self._states or self.plan.resets(name, t):
+            self._states[name] = self.kernels.start(node, a)
+        state, out = self.kernels.step(node, self._states[name], a)
+        self._states[name] = state
+        self.now |= {(name, port): state[port] for port in ("u", "v") if port in state}
+        counts.neuron_updates[:, t] = math.prod(out.shape[1:])
+        if not silent(node):
+            counts.spikes[:, t] = self.kernels.events(out, None)
+        for kind, value in {**state, "spikes": out, "a": a}.items():
+            if kind in self.wanted:
+                array = self.kernels.to_numpy(value)
+                if kind == "v" and self.plan.register:
+                    array = np.where(self.kernels.to_numpy(out) != 0, self.plan.register, array)
+                self._store(name, kind, array, slice(t, t + 1))
+        return out
+
+    def _stateless(self, node: Node, t: int) -> Any:
+        plan, counts = self.plan, self.counts[node.name]
+        out = self._applied(node)
+        # What never changes is computed once; on the chip its events still arrive at every step.
+        steps = slice(t, None if node.name in plan.static else t + 1)
+        counts.macs[:, t] = plan.host_macs.get(node.name, 0)
+        if node.layer.synaptic and node.placement == "chip":
+            arriving = self._value(*plan.edges[node.name][0])
+            counts.synops[:, steps] = self.kernels.events(arriving, plan.fan_out[node.name])[:, None]
+        if "out" in self.wanted:
+            self._store(node.name, "out", self.kernels.to_numpy(out), steps)
+        return out
+
+    def _applied(self, node: Node) -> Any:
+        edges = self.plan.edges[node.name]
         edge, delay = edges[0]
-        found = [apply(part, [value(edge, delay + late)], kernels.ops) for late, part in plan.parts[node.name]]
-        return sum(found[1:], start=found[0])
-    return apply(node.layer, [value(edge, delay) for edge, delay in edges], kernels.ops)
+        if isinstance(node.layer, Delay):
+            return self._value(edge, delay + node.layer.steps)
+        if node.name in self.plan.parts:
+            parts = self.plan.parts[node.name]
+            found = [apply(part, [self._value(edge, delay + late)], self.kernels.ops) for late, part in parts]
+            return sum(found[1:], start=found[0])
+        return apply(node.layer, [self._value(*edge) for edge in edges], self.kernels.ops)
 
-
-def _count_population(counts: Counts, t: int, out: Any, node: Node, kernels: Kernels) -> None:
-    counts.neuron_updates[:, t] = math.prod(out.shape[1:])
-    if not silent(node):
-        counts.spikes[:, t] = kernels.events(out, None)
-
-
-def _record_population(
-    recording: Recording,
-    wanted: frozenset[str],
-    plan: _Plan,
-    t: int,
-    state: dict[str, Any],
-    out: Any,
-    a: Any,
-    kernels: Kernels,
-) -> None:
-    available = {"u": state.get("u"), "v": state["v"], "h": state.get("h"), "spikes": out, "a": a}
-    for name in wanted & set(available):
-        if available[name] is None:
-            continue
-        array = kernels.to_numpy(available[name])
-        if name == "v" and plan.register:
-            array = np.where(kernels.to_numpy(out) != 0, plan.register, array)
-        _store(recording, name, array, slice(t, t + 1), plan.steps)
-
-
-def _store(recording: Recording, name: str, array: Array, at: slice, steps: int) -> None:
-    held = getattr(recording, name)
-    if held is None:
-        dtype = np.int64 if array.dtype.kind in "iu" else array.dtype
-        held = np.empty(
-            (len(array), steps, *array.shape[1:]),
-            dtype=np.int32 if name == "spikes" and dtype == np.int64 else dtype,
-        )
-        setattr(recording, name, held)
-    held[:, at] = array[:, None]
+    def _store(self, name: str, kind: str, array: Array, at: slice) -> None:
+        recording = self.recordings[name]
+        held = getattr(recording, kind)
+        if held is None:
+            dtype = np.int64 if array.dtype.kind in "iu" else array.dtype
+            held = np.empty(
+                (len(array), self.plan.steps, *array.shape[1:]),
+                dtype=np.int32 if kind == "spikes" and dtype == np.int64 else dtype,
+            )
+            setattr(recording, kind, held)
+        held[:, at] = array[:, None]

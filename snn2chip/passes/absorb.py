@@ -14,89 +14,86 @@ import numpy as np
 
 from snn2chip.ir.graph import Edge, Graph, Node, parameters
 from snn2chip.ir.layers import Add, Array, BatchNorm, Conv, Gather, Linear, Neuron, Reshape, Scale, Shape
-from snn2chip.passes.base import Pass, only_reader, only_source, rewired, with_layer
+from snn2chip.passes.base import LocalPass, Rewrite, only_reader, only_source, rewired, with_layer
 from snn2chip.passes.fold_batchnorm import scaled_output
 
 
 @dataclass(frozen=True, eq=False)
-class AbsorbAdd(Pass):
+class AbsorbAdd(LocalPass):
     """A sum that only one population reads becomes several inputs of that population."""
 
     name: ClassVar[str] = "absorb_add"
+    kinds = (Add,)
 
-    def apply(self, graph: Graph) -> tuple[Graph, tuple[str, ...]]:
-        """See :meth:`Pass.apply`."""
-        touched: list[str] = []
-        for name in [node.name for node in graph if isinstance(node.layer, Add)]:
-            node, reader = graph[name], only_reader(graph, name)
-            if reader is None or not isinstance(reader.layer, Neuron | Add):
-                continue
-            inputs = tuple(e for edge in reader.inputs for e in (node.inputs if edge.source == name else (edge,)))
-            graph = rewired(graph, {name: None, reader.name: dataclasses.replace(reader, inputs=inputs)})
-            touched += [name, reader.name]
-        return graph, tuple(touched)
+    def rewrite(self, graph: Graph, node: Node) -> Rewrite | None:
+        """See :meth:`LocalPass.rewrite`."""
+        reader = only_reader(graph, node.name)
+        if reader is None or not isinstance(reader.layer, Neuron | Add):
+            return None
+        inputs = tuple(e for edge in reader.inputs for e in (node.inputs if edge.source == node.name else (edge,)))
+        merged = dataclasses.replace(reader, inputs=inputs)
+        return rewired(graph, {node.name: None, reader.name: merged}), (node.name, reader.name)
 
 
 @dataclass(frozen=True, eq=False)
-class AbsorbScale(Pass):
+class AbsorbScale(LocalPass):
     """A constant factor goes into the linear map before it or after it, where it is one per feature or one for all."""
 
     name: ClassVar[str] = "absorb_scale"
+    kinds = (Scale,)
 
-    def apply(self, graph: Graph) -> tuple[Graph, tuple[str, ...]]:
-        """See :meth:`Pass.apply`."""
-        touched: list[str] = []
-        for name in [node.name for node in graph if isinstance(node.layer, Scale)]:
-            node = graph[name]
-            merged = _absorbed(graph, node, graph.shapes()[name])
-            if merged is not None:
-                graph = rewired(graph, {merged.name: merged, name: None}, {name: node.inputs[0].source})
-                touched += [name, merged.name]
-        return graph, tuple(touched)
+    def rewrite(self, graph: Graph, node: Node) -> Rewrite | None:
+        """See :meth:`LocalPass.rewrite`."""
+        merged = _absorbed(graph, node, graph.shapes()[node.name])
+        if merged is None:
+            return None
+        changed = {merged.name: merged, node.name: None}
+        return rewired(graph, changed, {node.name: node.inputs[0].source}), (node.name, merged.name)
 
 
 @dataclass(frozen=True, eq=False)
-class AbsorbPad(Pass):
+class AbsorbPad(LocalPass):
     """Zeros around an image, as many on either side, become the padding of the one convolution that reads it."""
 
     name: ClassVar[str] = "absorb_pad"
+    kinds = (Gather,)
 
-    def apply(self, graph: Graph) -> tuple[Graph, tuple[str, ...]]:
-        """See :meth:`Pass.apply`."""
-        touched: list[str] = []
-        for name in [node.name for node in graph if isinstance(node.layer, Gather)]:
-            node, conv = graph[name], only_reader(graph, name)
-            widths = _even_padding(node, graph.shapes()[node.inputs[0].source])
-            if widths is not None and conv is not None and isinstance(conv.layer, Conv):
-                padding = tuple(a + b for a, b in zip(conv.layer.padding, widths, strict=True))
-                layer = dataclasses.replace(conv.layer, padding=padding)
-                merged = dataclasses.replace(conv, layer=layer, inputs=node.inputs)
-                graph = rewired(graph, {conv.name: merged, name: None})
-                touched += [name, conv.name]
-        return graph, tuple(touched)
+    def rewrite(self, graph: Graph, node: Node) -> Rewrite | None:
+        """See :meth:`LocalPass.rewrite`."""
+        conv = only_reader(graph, node.name)
+        widths = _even_padding(node, graph.shapes()[node.inputs[0].source])
+        if widths is None or conv is None or not isinstance(conv.layer, Conv):
+            return None
+        padding = tuple(a + b for a, b in zip(conv.layer.padding, widths, strict=True))
+        layer = dataclasses.replace(conv.layer, padding=padding)
+        merged = dataclasses.replace(conv, layer=layer, inputs=node.inputs)
+        return rewired(graph, {conv.name: merged, node.name: None}), (node.name, conv.name)
 
 
 @dataclass(frozen=True, eq=False)
-class AbsorbPart(Pass):
+class AbsorbPart(LocalPass):
     """Some features of a linear map are a map of their own, with those rows of weights; behind a batch norm too."""
 
     name: ClassVar[str] = "absorb_part"
+    kinds = (Gather,)
+
+    def rewrite(self, graph: Graph, node: Node) -> Rewrite | None:
+        """See :meth:`LocalPass.rewrite`."""
+        chain, parts = _part_of_a_map(graph, node)
+        if not parts:
+            return None
+        # What is left of the part is a view of it.
+        view = with_layer(node, Reshape(node.layer.output_shape(graph.shapes()[chain[0].name])))
+        view = dataclasses.replace(view, inputs=(Edge(parts[0].name),))
+        graph = rewired(graph, {view.name: view, **{part.name: part for part in parts}})
+        for link in chain:
+            if not graph.consumers(link.name):
+                graph = rewired(graph, {link.name: None})
+        return graph, [link.name for link in (*chain, *parts, view)]
 
     def apply(self, graph: Graph) -> tuple[Graph, tuple[str, ...]]:
-        """See :meth:`Pass.apply`."""
-        touched: list[str] = []
-        for cut in [node for node in graph if isinstance(node.layer, Gather)]:
-            chain, parts = _part_of_a_map(graph, cut)
-            if not parts:
-                continue
-            # What is left of the part is a view of it.
-            view = with_layer(cut, Reshape(cut.layer.output_shape(graph.shapes()[chain[0].name])))
-            view = dataclasses.replace(view, inputs=(Edge(parts[0].name),))
-            graph = rewired(graph, {view.name: view, **{part.name: part for part in parts}})
-            for node in chain:
-                if not graph.consumers(node.name):
-                    graph = rewired(graph, {node.name: None})
-            touched += [node.name for node in (*chain, *parts, view)]
+        """See :meth:`Pass.apply`; a map of which several parts are taken is named once."""
+        graph, touched = super().apply(graph)
         return graph, tuple(dict.fromkeys(touched))
 
 

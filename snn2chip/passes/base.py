@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -53,6 +53,34 @@ class Pass(Struct):
         given = [(f.name, value) for f in dataclasses.fields(self) if (value := getattr(self, f.name)) != f.default]
         options = [f"{name}={value}" for name, value in given]
         return self.name + (f"{{{';'.join(options)}}}" if options else "")
+
+
+# The graph, and the names of the nodes that were removed, added or altered.
+Rewrite = tuple[Graph, Iterable[str]]
+
+
+class LocalPass(Pass):
+    """A pass that looks at one layer after another, at those of its ``kinds``, in the order of execution."""
+
+    kinds: ClassVar[tuple[type[Layer], ...]]
+
+    def rewrite(self, graph: Graph, node: Node) -> Rewrite | None:
+        """The graph with ``node`` rewritten; None where it stays as it is.
+
+        Raises:
+            S2CError: it cannot be rewritten exactly, and must not stay.
+        """
+        raise NotImplementedError
+
+    def apply(self, graph: Graph) -> tuple[Graph, tuple[str, ...]]:
+        """See :meth:`Pass.apply`."""
+        touched: list[str] = []
+        for name in [node.name for node in graph if isinstance(node.layer, self.kinds)]:
+            rewritten = self.rewrite(graph, graph[name])
+            if rewritten is not None:
+                graph, names = rewritten
+                touched += names
+        return graph, tuple(touched)
 
 
 def only_reader(graph: Graph, name: str) -> Node | None:

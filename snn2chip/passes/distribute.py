@@ -12,39 +12,40 @@ import numpy as np
 
 from snn2chip.ir.graph import Edge, Graph, Node
 from snn2chip.ir.layers import Add, BatchNorm, Conv, Layer, Linear, MaxPool, Pool, Scale
-from snn2chip.passes.base import Pass, is_sum, rewired
+from snn2chip.passes.base import LocalPass, Rewrite, is_sum, rewired
 
 
 @dataclass(frozen=True, eq=False)
-class Distribute(Pass):
+class Distribute(LocalPass):
     """f(a + b) + c = (f(a) + c) + f(b) for batch norm, pooling, factors, linear layers and convolutions.
 
     Sums of spikes alone stay: a synapse reads them as they are.
     """
 
     name: ClassVar[str] = "distribute"
+    kinds = (BatchNorm, Linear, Conv, Scale, Pool)
+
+    def rewrite(self, graph: Graph, node: Node) -> Rewrite | None:
+        """See :meth:`LocalPass.rewrite`."""
+        (edge,) = node.inputs
+        total, offset_free = graph[edge.source], _without_offset(node.layer)
+        if not isinstance(total.layer, Add) or edge.delay or offset_free is None or not is_sum(graph, edge):
+            return None
+        branches = [
+            dataclasses.replace(node, name=f"{node.name}.{i}", layer=offset_free if i else node.layer, inputs=(before,))
+            for i, before in enumerate(_summands(graph, edge))
+        ]
+        changed: dict[str, Node | None] = {b.name: b for b in branches}
+        changed[node.name] = dataclasses.replace(node, layer=Add(), inputs=tuple(Edge(b.name) for b in branches))
+        return rewired(graph, changed), changed
 
     def apply(self, graph: Graph) -> tuple[Graph, tuple[str, ...]]:
-        """See :meth:`Pass.apply`."""
-        touched: list[str] = []
-        for name in [n.name for n in graph if isinstance(n.layer, BatchNorm | Linear | Conv | Scale | Pool)]:
-            node = graph[name]
-            (edge,) = node.inputs
-            total, offset_free = graph[edge.source], _without_offset(node.layer)
-            if not isinstance(total.layer, Add) or edge.delay or offset_free is None or not is_sum(graph, edge):
-                continue
-            branches = [
-                dataclasses.replace(node, name=f"{name}.{i}", layer=offset_free if i else node.layer, inputs=(before,))
-                for i, before in enumerate(_summands(graph, edge))
-            ]
-            changed: dict[str, Node | None] = {b.name: b for b in branches}
-            changed[name] = dataclasses.replace(node, layer=Add(), inputs=tuple(Edge(b.name) for b in branches))
-            graph = rewired(graph, changed)
-            touched += changed
+        """See :meth:`Pass.apply`; sums that nothing reads any more are removed."""
+        graph, touched = super().apply(graph)
         while unread := [n.name for n in graph if isinstance(n.layer, Add) and not graph.consumers(n.name)]:
             graph = rewired(graph, dict.fromkeys(unread))
-            touched += unread
-        return graph, tuple(touched)
+            touched += tuple(unread)
+        return graph, touched
 
 
 def _summands(graph: Graph, edge: Edge) -> list[Edge]:

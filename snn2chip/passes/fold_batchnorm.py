@@ -10,11 +10,11 @@ import numpy as np
 
 from snn2chip.ir.graph import Graph, Node
 from snn2chip.ir.layers import Array, BatchNorm, Conv, Conv1d, Conv2d, Layer, Linear, Permute, Shape
-from snn2chip.passes.base import Pass, only_reader, only_source, rewired, with_layer
+from snn2chip.passes.base import LocalPass, Rewrite, only_reader, only_source, rewired, with_layer
 
 
 @dataclass(frozen=True, eq=False)
-class FoldBatchNorm(Pass):
+class FoldBatchNorm(LocalPass):
     """BN(Wx + b) = (fW)x + (fb + o), and W(BN(x)) = (Wf)x + (b + Wo) where no zero padding sees o.
 
     Tokens that are transposed for the batch norm, linear(x).transpose(−1, −2), are still the linear layer's features.
@@ -23,39 +23,24 @@ class FoldBatchNorm(Pass):
     """
 
     name: ClassVar[str] = "fold_batchnorm"
+    kinds = (BatchNorm,)
 
-    def apply(self, graph: Graph) -> tuple[Graph, tuple[str, ...]]:
-        """See :meth:`Pass.apply`."""
-        touched: list[str] = []
-        for name in [node.name for node in graph if isinstance(node.layer, BatchNorm)]:
-            node, shape = graph[name], graph.shapes()[name]
-            graph, names = _fold_one(graph, node, shape)
-            touched += names
-        return graph, tuple(touched)
-
-
-def _fold_one(graph: Graph, node: Node, shape: Shape) -> tuple[Graph, list[str]]:
-    layer = node.layer
-    assert isinstance(layer, BatchNorm)
-    factor, offset = layer.affine()
-    before, after = _maps_features(graph, node), only_reader(graph, node.name)
-    if before is not None:
-        assert isinstance(before.layer, Linear | Conv)
-        folded = with_layer(before, scaled_output(before.layer, factor, offset))
-        return rewired(graph, {before.name: folded, node.name: None}, {node.name: node.inputs[0].source}), [
-            before.name,
-            node.name,
-        ]
-    if after is not None and _takes_on_input(after.layer, shape, offset):
-        folded = with_layer(after, _scaled_input(after.layer, factor, offset))
-        source = node.inputs[0].source
-        return rewired(graph, {after.name: folded, node.name: None}, {node.name: source}), [
-            after.name,
-            node.name,
-        ]
-    return rewired(graph, {node.name: with_layer(node, per_channel(factor, offset, shape, layer.mean.dtype))}), [
-        node.name
-    ]
+    def rewrite(self, graph: Graph, node: Node) -> Rewrite:
+        """See :meth:`LocalPass.rewrite`."""
+        layer, shape = node.layer, graph.shapes()[node.name]
+        assert isinstance(layer, BatchNorm)
+        factor, offset = layer.affine()
+        before, after = _maps_features(graph, node), only_reader(graph, node.name)
+        if before is not None:
+            assert isinstance(before.layer, Linear | Conv)
+            folded = with_layer(before, scaled_output(before.layer, factor, offset))
+        elif after is not None and _takes_on_input(after.layer, shape, offset):
+            folded = with_layer(after, _scaled_input(after.layer, factor, offset))
+        else:
+            synapse = with_layer(node, per_channel(factor, offset, shape, layer.mean.dtype))
+            return rewired(graph, {node.name: synapse}), (node.name,)
+        changed = {folded.name: folded, node.name: None}
+        return rewired(graph, changed, {node.name: node.inputs[0].source}), changed
 
 
 def _maps_features(graph: Graph, node: Node) -> Node | None:

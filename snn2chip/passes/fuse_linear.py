@@ -12,7 +12,7 @@ import numpy as np
 
 from snn2chip.ir.graph import Edge, Graph, Node
 from snn2chip.ir.layers import Array, Conv, Linear
-from snn2chip.passes.base import Pass, only_reader, rewired
+from snn2chip.passes.base import LocalPass, Rewrite, only_reader, rewired
 from snn2chip.simulate.counting import fan_out
 
 # A 7×7 depthwise and a pointwise convolution, a common pair, have up to 49 times as many synapses as one convolution.
@@ -20,7 +20,7 @@ GROWTH = 64.0
 
 
 @dataclass(frozen=True, eq=False)
-class FuseLinear(Pass):
+class FuseLinear(LocalPass):
     """W₂(W₁x + b₁) + b₂ = (W₂W₁)x + (W₂b₁ + b₂), for linear layers and for convolutions.
 
     A convolution pads the map in between with zeros, where the first layer would have given other values: padded pairs
@@ -32,23 +32,22 @@ class FuseLinear(Pass):
     """
 
     name: ClassVar[str] = "fuse_linear"
+    kinds = (Linear, Conv)
     growth: float = GROWTH
 
-    def apply(self, graph: Graph) -> tuple[Graph, tuple[str, ...]]:
-        """See :meth:`Pass.apply`."""
-        touched: list[str] = []
-        for name in [node.name for node in graph if isinstance(node.layer, Linear | Conv)]:
-            after = graph[name]
-            before = graph[after.inputs[0].source]
-            first, second = before.layer, after.layer
-            if not (isinstance(first, Linear | Conv) and isinstance(second, Linear | Conv)):
-                continue
-            if obstacle(graph, before, after, self.growth) is None:
-                fused = dataclasses.replace(after, layer=product(first, second), inputs=before.inputs)
-                alone = only_reader(graph, before.name) is after
-                graph = rewired(graph, {before.name: None, name: fused} if alone else {name: fused})
-                touched += [before.name, name] if alone else [name]
-        return graph, tuple(touched)
+    def rewrite(self, graph: Graph, node: Node) -> Rewrite | None:
+        """See :meth:`LocalPass.rewrite`."""
+        before = graph[node.inputs[0].source]
+        first, second = before.layer, node.layer
+        if not (isinstance(first, Linear | Conv) and isinstance(second, Linear | Conv)):
+            return None
+        if obstacle(graph, before, node, self.growth) is not None:
+            return None
+        fused = dataclasses.replace(node, layer=product(first, second), inputs=before.inputs)
+        changed: dict[str, Node | None] = {node.name: fused}
+        if only_reader(graph, before.name) is node:
+            changed = {before.name: None, **changed}
+        return rewired(graph, changed), changed
 
 
 def obstacle(graph: Graph, before: Node, after: Node, growth: float = GROWTH) -> str | None:

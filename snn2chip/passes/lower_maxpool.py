@@ -12,11 +12,11 @@ from snn2chip.ir.graph import Edge, Graph, Node
 from snn2chip.ir.layers import Array, Conv1d, Conv2d, Gather, MaxPool, Neuron, Shape
 from snn2chip.neurons.base import FloatNeuron
 from snn2chip.neurons.lif import LIF
-from snn2chip.passes.base import Pass, rewired
+from snn2chip.passes.base import LocalPass, Rewrite, rewired
 
 
 @dataclass(frozen=True, eq=False)
-class LowerMaxPool(Pass):
+class LowerMaxPool(LocalPass):
     """Each max pooling of spikes becomes ``<name>.any`` (ones, depthwise) and a memoryless population ``<name>``.
 
     Windows that reach past the edge (``ceil_mode``) see zeros there, ``<name>.padded``. Max pooling of anything but
@@ -24,31 +24,25 @@ class LowerMaxPool(Pass):
     """
 
     name: ClassVar[str] = "lower_maxpool"
+    kinds = (MaxPool,)
 
-    def apply(self, graph: Graph) -> tuple[Graph, tuple[str, ...]]:
-        """See :meth:`Pass.apply`."""
-        touched: list[str] = []
-        for node in [node for node in graph if isinstance(node.layer, MaxPool) and _binary(graph, node.inputs[0])]:
-            pool, shape = node.layer, graph.shapes()[node.inputs[0].source]
-            assert isinstance(pool, MaxPool)
-            cls = {1: Conv1d, 2: Conv2d}[len(pool.kernel)]
-            ones = cls(
-                np.ones((shape[0], 1, *pool.kernel), np.float32),
-                None,
-                pool.stride,
-                pool.padding,
-                groups=shape[0],
-            )
-            fires = LIF(np.asarray(0.5), np.asarray(0.0), fire=">", reset="hard")
-            synapse = Node(f"{node.name}.any", ones, node.inputs, node.source)
-            nodes = [Node(node.name, Neuron(fires), (Edge(synapse.name),), node.source), synapse]
-            if ones.output_shape(shape) != pool.output_shape(shape):
-                padded = Node(f"{node.name}.padded", Gather(_beyond(pool, shape)), node.inputs, node.source)
-                nodes.append(padded)
-                nodes[1] = Node(synapse.name, ones, (Edge(padded.name),), node.source)
-            graph = rewired(graph, {new.name: new for new in nodes})
-            touched += [new.name for new in nodes]
-        return graph, tuple(touched)
+    def rewrite(self, graph: Graph, node: Node) -> Rewrite | None:
+        """See :meth:`LocalPass.rewrite`."""
+        if not _binary(graph, node.inputs[0]):
+            return None
+        pool, shape = node.layer, graph.shapes()[node.inputs[0].source]
+        assert isinstance(pool, MaxPool)
+        cls = {1: Conv1d, 2: Conv2d}[len(pool.kernel)]
+        weight = np.ones((shape[0], 1, *pool.kernel), np.float32)
+        ones = cls(weight, None, pool.stride, pool.padding, groups=shape[0])
+        fires = LIF(np.asarray(0.5), np.asarray(0.0), fire=">", reset="hard")
+        synapse = Node(f"{node.name}.any", ones, node.inputs, node.source)
+        nodes = [Node(node.name, Neuron(fires), (Edge(synapse.name),), node.source), synapse]
+        if ones.output_shape(shape) != pool.output_shape(shape):
+            padded = Node(f"{node.name}.padded", Gather(_beyond(pool, shape)), node.inputs, node.source)
+            nodes.append(padded)
+            nodes[1] = Node(synapse.name, ones, (Edge(padded.name),), node.source)
+        return rewired(graph, {new.name: new for new in nodes}), [new.name for new in nodes]
 
 
 def _beyond(pool: MaxPool, shape: Shape) -> Array:

@@ -28,11 +28,11 @@ from snn2chip.ir.layers import (
     Shape,
     SumPool,
 )
-from snn2chip.passes.base import Pass, only_reader, only_source, rewired, with_layer
+from snn2chip.passes.base import LocalPass, Rewrite, only_reader, only_source, rewired, with_layer
 
 
 @dataclass(frozen=True, eq=False)
-class MergePool(Pass):
+class MergePool(LocalPass):
     """Pooling goes into the conv before it, else into the conv or (flatten and) linear layer after it.
 
     In front of a population, a sum or the read-out it becomes a depthwise convolution with a constant kernel; flattened
@@ -41,31 +41,26 @@ class MergePool(Pass):
     """
 
     name: ClassVar[str] = "merge_pool"
+    kinds = (AvgPool, SumPool)
 
-    def apply(self, graph: Graph) -> tuple[Graph, tuple[str, ...]]:
-        """See :meth:`Pass.apply`."""
-        touched: list[str] = []
-        for name in [node.name for node in graph if isinstance(node.layer, AvgPool | SumPool)]:
-            graph, names = _merge_one(graph, graph[name])
-            touched += names
-        return graph, tuple(touched)
+    def rewrite(self, graph: Graph, node: Node) -> Rewrite | None:
+        """See :meth:`LocalPass.rewrite`."""
+        ways = (_into_conv_before, _into_conv_after, _into_linear_after, _into_linear_at_the_end, _into_own_synapse)
+        for way in ways:
+            rewritten = way(graph, node, cast(Pool, node.layer))
+            if rewritten is not None:
+                return rewritten
+        if isinstance(node.layer, SumPool):
+            # Sums of spikes are integers as they are; only a mean needs a weight to divide by.
+            return None
+        raise _no_way(graph, node)
 
 
-Rewrite = tuple[Graph, list[str]]
-
-
-def _merge_one(graph: Graph, node: Node) -> Rewrite:
-    for way in (_into_conv_before, _into_conv_after, _into_linear_after, _into_linear_at_the_end, _into_own_synapse):
-        rewrite = way(graph, node, cast(Pool, node.layer))
-        if rewrite is not None:
-            return rewrite
-    if isinstance(node.layer, SumPool):
-        # Sums of spikes are integers as they are; only a mean needs a weight to divide by.
-        return graph, []
+def _no_way(graph: Graph, node: Node) -> S2CError:
     readers = ", ".join(
         f"{r.name} ({' '.join(filter(None, (r.layer.kind, r.layer.describe())))})" for r in graph.consumers(node.name)
     )
-    raise S2CError(
+    return S2CError(
         "this pooling cannot become part of a linear map without changing the network",
         where=node.where(),
         why=f"{node.layer.describe()} on {graph.shapes()[node.inputs[0].source]}, read by {readers}: "

@@ -12,14 +12,14 @@ from snn2chip.ir.graph import Edge, Graph, Node, parameters
 from snn2chip.ir.layers import Add, Array, Gather, Layer, Neuron, Reshape, Scale, Shape
 from snn2chip.neurons.per_step import PerStepLIF
 from snn2chip.neurons.tpp import TPP
-from snn2chip.passes.base import VIEWS, Pass, is_sum, only_reader, rewired
+from snn2chip.passes.base import VIEWS, LocalPass, Rewrite, is_sum, only_reader, rewired
 from snn2chip.simulate.ops import NumpyOps, apply
 
 _OPS = NumpyOps()
 
 
 @dataclass(frozen=True, eq=False)
-class MoveViews(Pass):
+class MoveViews(LocalPass):
     """f(view(x)) = view(f′(x)) for what treats every element alone: neurons, sums, factors.
 
     The population is then laid out as its synapse is, its parameters with it, and is called ``<name>.in_place``; what
@@ -30,16 +30,12 @@ class MoveViews(Pass):
     """
 
     name: ClassVar[str] = "move_views"
+    kinds = (Neuron, Add, Scale)
 
-    def apply(self, graph: Graph) -> tuple[Graph, tuple[str, ...]]:
-        """See :meth:`Pass.apply`."""
-        touched: list[str] = []
-        for name in [node.name for node in graph if isinstance(node.layer, Neuron | Add | Scale)]:
-            changed = _moved(graph, graph[name])
-            if changed:
-                graph = rewired(graph, changed)
-                touched += changed
-        return graph, tuple(touched)
+    def rewrite(self, graph: Graph, node: Node) -> Rewrite | None:
+        """See :meth:`LocalPass.rewrite`."""
+        changed = _moved(graph, node)
+        return (rewired(graph, changed), changed) if changed else None
 
 
 def _moved(graph: Graph, node: Node) -> dict[str, Node | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,7 +22,7 @@ from snn2chip.report.units import bits, count
 @click.option("--cores", is_flag=True, help="Cores and memory per layer, and the target's limits that are broken.")
 @json_option
 def command(network: str, cores: bool, as_json: bool, **options: Any) -> None:
-    """Print NETWORK: a .nir program or graph, a .net file, or the folder of a compile."""
+    """Print NETWORK: a .nir program or graph, a .net or .onnx file, or the folder of a compile."""
     found = _load(network, taken(options))
     if cores and not isinstance(found, Program):
         raise UsageError("--cores is for programs", why=f"{network} is a float graph", fix="compile it first")
@@ -38,11 +39,11 @@ def command(network: str, cores: bool, as_json: bool, **options: Any) -> None:
 
 
 def _load(path: str, given: dict[str, Any]) -> Network:
-    if not given:
-        return load_program(path)
-    from snn2chip.frontend.load import load_graph
+    from snn2chip.frontend.load import holds_graph, load_graph
 
-    return load_graph(path, **given)
+    if given or (not Path(path).is_dir() and holds_graph(path)):
+        return load_graph(path, **given)
+    return load_program(path)
 
 
 def _as_json(network: Network, cores: bool) -> dict[str, Any]:

@@ -107,7 +107,7 @@ _OTHERWISE = {
     "program": ("it is a compiled program that snn2chip wrote", "read it with snn2chip.load(path)"),
     "nir": (
         "it is a NIR graph of another tool: float numbers in continuous time, without a time step",
-        "compile it: snn2chip compile FILE --dt 1e-4 --reset zero …, or snn2chip.load_graph(path, dt=…, reset=…)",
+        "compile it: snn2chip compile FILE --dt … --reset …, or read it: snn2chip.load_graph(path, dt=…, reset=…)",
     ),
     "netx": ("it is a NetX network (it has a group 'layer')", "read it with snn2chip.load(path)"),
     "": ("it is an HDF5 file with neither a NIR 'node' nor a NetX 'layer' group", "give a .nir or .net file"),

@@ -65,6 +65,14 @@ def load_graph(path: str | os.PathLike[str], **options: Any) -> Graph:
     return reader(path, **options)
 
 
+def holds_graph(path: str | os.PathLike[str]) -> bool:
+    """Whether a file that can be read is another tool's float network, which :func:`load_graph` is for."""
+    if _is_onnx(path):
+        return True
+    with opened(path) as file:
+        return format_of(file) == "nir"
+
+
 def _check_options(reader: Callable[..., Any], options: Iterable[str], kind: str) -> None:
     known = [p.name for p in inspect.signature(reader).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for name in options:

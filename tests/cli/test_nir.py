@@ -71,6 +71,15 @@ def test_inspect_asks_the_same(run, files: tuple[str, str]) -> None:
     assert "starts at 0.05" in result.stdout
 
 
+def test_inspect_without_answers_asks_for_them(run, files: tuple[str, str]) -> None:
+    result = run("inspect", files[0], "--output-node", "late")
+    assert result.exit_code == 2
+    bare = run("inspect", files[0])
+    assert bare.exit_code == 2
+    assert "Output nodes" in bare.stderr
+    assert "--dt 1e-4" in result.stderr
+
+
 def test_what_is_guessed_is_told_in_one_line(files: tuple[str, str]) -> None:
     """In a process of its own: pytest takes warnings away."""
     call = "from snn2chip.cli import main; main(prog_name='snn2chip')"

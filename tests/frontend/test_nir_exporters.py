@@ -391,9 +391,9 @@ def test_options_by_name(tmp_path: Path) -> None:
     assert (a.reset, a.reset_timing, a.fire) == ("hard", "same", ">=")
     assert (b.reset, b.reset_timing, b.fire) == ("soft", "next", ">")
     assert (a.input_gain, b.input_gain) == (1.0, 2.0)
-    for wrong in ({"fire": {"c": ">"}}, {"start": {"input": "zero"}}):
+    for wrong in ({"fire": {"c": ">"}}, {"start": {"input": "zero"}}, {"reset": {"c": "zero", "b": "subtract"}}):
         with pytest.raises(UsageError, match="is no population") as caught:
-            load_graph(path, dt=1e-3, reset="zero", **wrong)
+            load_graph(path, dt=1e-3, **{"reset": "zero", **wrong})
         assert caught.value.fix == "populations: a, b"
     with pytest.raises(UsageError, match="start cannot be 'rest'"):
         load_graph(path, dt=1e-3, reset="zero", start={"a": "rest"})  # type: ignore[dict-item]

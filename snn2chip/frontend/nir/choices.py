@@ -95,7 +95,7 @@ class Choices:
                 "the length of a time step is missing",
                 where=node.where,
                 why="NIR describes a network in continuous time; no file says in which steps it was trained",
-                fix="give dt in seconds, as used in training, e.g. dt=1e-4"
+                fix="give dt in seconds, as used in training, e.g. dt=1e-4 (--dt 1e-4)"
                 + ("" if self.noted_dt is None else f"; the file's metadata note {self.noted_dt:g}"),
             )
         return self.dt
@@ -128,7 +128,7 @@ class Choices:
                 "the kind of reset is missing",
                 where=node.where,
                 why="NIR has no word for it: exporters write v_reset = 0 for a reset by subtraction too",
-                fix='give reset="zero", "subtract" or "none", as trained; or a dict by node name',
+                fix='give reset="zero", "subtract" or "none", as trained, or a dict by node name (--reset NAME=zero)',
             )
         if stated and kind != "v_reset":
             raise UsageError(

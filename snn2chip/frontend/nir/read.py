@@ -102,11 +102,12 @@ def read_graph(
         last = _output(nodes, edges, output)
         used = reaching(nodes, edges, last)
         _check_types({name: nodes[name] for edge in used for name in edge})
+        # Before any question: a name that is misspelt would be asked about as if it had not been given.
+        choices.check_names([name for name, fields in nodes.items() if fields["type"] in POPULATIONS])
         links = cut_loops(nodes, used, last)
         with _batch_axis_suspected(nodes):
             graph = _build(nodes, links, choices, readout, time_steps, coding)
             _check_sizes(graph, nodes)
-        choices.check_names([name for name, fields in nodes.items() if fields["type"] in POPULATIONS])
         _tell_starts(graph, choices)
         return _with_origin(graph, dt, path).verify()
 

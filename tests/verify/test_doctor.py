@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import sys
 from pathlib import Path
 
@@ -13,7 +14,12 @@ from snn2chip.verify import doctor
 
 def test_every_check_is_either_fine_or_comes_with_a_command(capfd: pytest.CaptureFixture[str]) -> None:
     checks = doctor.run_checks()
-    assert {"python", "numpy", "h5py", "nir", "torch", "lava-nc", "lava-dl"} <= {check.name for check in checks}
+    named = {check.name for check in checks}
+    assert {"python", "numpy", "h5py", "nir", "torch", "lava-nc", "lava-dl", "norse", "sinabs"} <= named
+    extras = [r for r in importlib.metadata.requires("snn2chip") or () if "extra ==" in r and "'dev'" not in r]
+    assert len(extras) >= 5
+    for requirement in extras:
+        assert re.split(r"[<>=; ]", requirement)[0] in named, requirement
     for check in checks:
         assert bool(check.command) != check.ok, check
     by_name = {check.name: check for check in checks}

@@ -71,7 +71,7 @@ def command(
 
     MODEL is file.py:function or package.module:function, or a .nir or .onnx file of another tool. The function takes no
     argument and returns a torch module, a pair (module, run) where run(module, x) runs one batch, or a mapping with the
-    keys model, run, example and time_steps.
+    key model and arguments of snn2chip.trace.
     """
     from snn2chip.api import compile as compile_model
     from snn2chip.api import seed_everything

@@ -380,7 +380,7 @@ FC = nir.Linear(W_FF)
     [
         ({"n": _lif()}, None, {"reset": "zero"}, UsageError, "dt in seconds"),
         ({"n": _lif()}, None, {"dt": DT}, UsageError, "the kind of reset is missing"),
-        ({"n": _lif()}, None, {"dt": DT, "reset": {"other": "zero"}}, UsageError, "names 'other', which is no population"),
+        ({"n": _lif()}, None, {"dt": DT, "reset": {"other": "zero"}}, UsageError, "which is no population"),
         ({"n": _lif()}, None, {"dt": -1.0, "reset": "zero"}, UsageError, "dt is -1.0"),
         ({"n": _lif()}, None, {"dt": 1.0, "reset": "zero"}, UsageError, "longer than tau"),
         ({"n": _lif()}, None, ONES | {"reset": "hard"}, UsageError, "use one of 'zero'"),

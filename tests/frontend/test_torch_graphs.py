@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from snn2chip.errors import S2CError
 from snn2chip.frontend.torch import trace
 from snn2chip.ir import layers as L
 from snn2chip.passes import run_passes
@@ -497,6 +498,41 @@ class Volumes(nn.Module):
         x = self.pool(self.lif(self.bn(self.conv(x)))).movedim(2 + self.axis, 0)
         x = F.adaptive_avg_pool3d(self.most(x), (None, 1, 1))
         return self.head(x.flatten(2)).mean(0)
+
+
+class Pointwise(nn.Module):
+    """Convolutions over time with kernels of one element: [N, C, T], and [N, C, length, T]."""
+
+    def __init__(self, flat: bool, groups: int = 1, kernel: int = 1) -> None:
+        super().__init__()
+        self.flat, features = flat, C * H * H if flat else C
+        self.conv: nn.Module = (
+            nn.Conv1d(features, 8, kernel, padding=kernel // 2, groups=groups)
+            if flat
+            else nn.Conv2d(features, 8, (3, kernel), padding=(1, kernel // 2), groups=groups)
+        )
+        self.bn, self.lif = (nn.BatchNorm1d if flat else nn.BatchNorm2d)(8), LoopLIF(axis=-1)
+        self.head = nn.Linear(8 if flat else 8 * H * H, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x.flatten(2) if self.flat else x.flatten(3)).movedim(0, -1)
+        return self.head(self.lif(self.bn(self.conv(x))).movedim(-1, 0).flatten(2)).mean(0)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("flat", [True, False])
+def test_convolutions_with_one_element_along_time(flat: bool, groups: int) -> None:
+    net = lively(Pointwise(flat, groups))
+    graph = trace(net, frames(0))
+    assert isinstance(graph["conv"].layer, L.Linear if flat else L.Conv1d)
+    for seed in (1, 2):
+        equal(graph, frames(seed).transpose(0, 1), net(frames(seed)))
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_convolutions_over_time_are_refused(flat: bool) -> None:
+    with pytest.raises(S2CError, match=r"(?s)runs over time.*3 elements there.*input_time_axis"):
+        trace(lively(Pointwise(flat, kernel=3)), frames(0))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

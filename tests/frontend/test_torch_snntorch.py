@@ -176,6 +176,11 @@ def test_snntorch_features_without_counterpart_are_refused_by_name(options: dict
             lambda: snntorch.RSynaptic(0.5, 0.5, linear_features=10, reset_delay=False, init_hidden=True),
             "reset_delay=False in RSynaptic",
         ),
+        (lambda: snntorch.LeakyParallel(10, 10, beta=0.8), "(?s)snnTorch's LeakyParallel.*all steps at once"),
+        (
+            lambda: snntorch.Leaky(beta=0.8, reset_delay=False, init_hidden=True),
+            "(?s)reset_mechanism='subtract'.*stays above the threshold",
+        ),
     ],
 )
 def test_snntorch_neurons_without_counterpart_are_refused_by_name(make: Any, feature: str) -> None:

@@ -23,7 +23,7 @@ from snn2chip.frontend.torch.per_step import PER_STEP, NormsDifferError, joined,
 from snn2chip.frontend.torch.places import handed_states, places
 from snn2chip.frontend.torch.recorder import Call, Recording, Ref
 from snn2chip.ir.graph import Coding, Edge, Graph, Node, Port, Source, in_order
-from snn2chip.ir.layers import Array, Delay, Input, Neuron, Output, Readout, Scale
+from snn2chip.ir.layers import Array, Delay, Gather, Input, Neuron, Output, Readout, Scale
 from snn2chip.neurons.base import FloatNeuron
 
 How = Literal["mean", "sum", "last", "max"]
@@ -254,7 +254,9 @@ class _Conversion:
         if norms and self.context.per_step and self.cells[call.module].feed is None:
             return
         other = next(signal for signal in signals if signal is not signals[0])
-        refusal = NormsDifferError if norms else S2CError
+        # Steps that are parts of one value: that value has the time axis among its features.
+        parts = all(isinstance(nodes[name].layer, Gather) for name in names if name)
+        refusal: type[S2CError] = NormsDifferError if norms else StepsDifferError if parts else S2CError
         raise refusal(
             "the network is not the same at every step",
             where=str(call.source),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from snn2chip.errors import S2CError
@@ -47,9 +49,58 @@ def _conv(axes: int) -> Rule:
         }
         make = lambda w, b: layer_class(w, b, **options)  # noqa: E731
         ids = context.value(a["input"], call)
+        time = next((i for i in range(axes) if _is_time(context, ids, ids.ndim - axes + i)), None)
+        if time is not None:
+            return [_conv_at_every_step(context, call, ids, weight, bias, options, time)]
         return [weighted(context, call, ids, weight, bias, axes + 1, make, tuple(options.values()))]
 
     return rule
+
+
+def _is_time(context: Context, ids: Tensor, axis: int) -> bool:
+    """Whether an axis holds the same places at other steps; one line of it tells most axes that do not."""
+    _, steps, _, _ = context.elements.read(ids.movedim(axis, -1)[(0,) * (ids.ndim - 1)].clamp(min=0))
+    return bool((steps != steps[0]).any()) and context.repeats(ids, axis)
+
+
+def _conv_at_every_step(
+    context: Context,
+    call: Call,
+    ids: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    options: Mapping[str, Any],
+    time: int,
+) -> Tensor:
+    """A convolution one of whose axes is time, with a kernel of one element there: [N, C, T] as a Linear per step."""
+    axes = weight.ndim - 2
+    if weight.shape[2 + time] > 1 or options["stride"][time] > 1 or options["padding"][time]:
+        raise S2CError(
+            f"{call.name!r} runs over time",
+            where=place(call),
+            why=f"axis {ids.ndim - axes + time} of its input {tuple(ids.shape)} is time, and its kernel has "
+            f"{weight.shape[2 + time]} elements there; a graph computes one step at a time",
+            fix="use a kernel of one element along time, and let neurons remember; if that axis is none of time, name "
+            "the one that is: trace(..., input_time_axis=0, 1 or None)",
+        )
+    steps_first, matrix = ids.movedim(ids.ndim - axes + time, 0).contiguous(), weight.select(2 + time, 0).contiguous()
+    left = {name: _without(time, value) for name, value in options.items() if name != "groups"}
+    if axes == 1:
+        dense = _ungrouped(matrix, options["groups"])
+        out = weighted(context, call, steps_first, dense, bias, 1, L.Linear, ())
+    else:
+        make = lambda w, b: L.Conv1d(w, b, **left, groups=options["groups"])  # noqa: E731
+        out = weighted(context, call, steps_first, matrix, bias, axes, make, (*left.values(), options["groups"]))
+    return out.movedim(0, out.ndim - axes + time)
+
+
+def _ungrouped(matrix: Tensor, groups: int) -> Tensor:
+    """The weights of a grouped 1×1 convolution as one matrix, zeros between the groups."""
+    if groups == 1:
+        return matrix
+    rows = matrix.chunk(groups)
+    width = matrix.shape[1]
+    return torch.cat([F.pad(part, (i * width, (groups - 1 - i) * width)) for i, part in enumerate(rows)])
 
 
 def _conv_transpose(axes: int) -> Rule:

@@ -33,11 +33,21 @@ _KNOWN = {
     "RLeaky": {"spk": "out", "mem": "v"},
     "RSynaptic": {"spk": "out", "syn": "u", "mem": "v"},
 }
+# Layers that compute all steps at once.
+_PARALLEL = ("LeakyParallel", "StateLeaky", "AssociativeLeaky")
+_WHY = {
+    "inhibition=True": "only the neuron with the highest membrane fires, and neurons do not see each other",
+    "state_quant": "the membrane is rounded at every step",
+    "reset_delay=False with reset_mechanism='subtract'": "a membrane that stays above the threshold is reset otherwise "
+    "than one that comes from below",
+}
 
 
 def cell(module: nn.Module) -> Cell | None:
     """See :class:`snn2chip.frontend.torch.cells.Adapter`."""
     name = library_of(module, "snntorch")
+    if name in _PARALLEL:
+        raise _unknown([name], "it computes all steps at once, without reset")
     if name is None or not any(cls.__name__ == _BASE for cls in type(module).__mro__):
         return None
     n: Any = module
@@ -101,11 +111,16 @@ def _refuse_features(n: Any, name: str, mechanism: str) -> None:
     }
     wrong = [feature for feature, present in found.items() if present]
     if wrong:
-        raise S2CError(
-            f"snnTorch's {' and '.join(wrong)} cannot be represented exactly",
-            fix=f"use {', '.join(_KNOWN)} with reset_delay=True (or 'zero') and without inhibition or state_quant, "
-            "or register_neuron(YourNeuron, to_lif)",
-        )
+        raise _unknown(wrong, "; ".join(_WHY[feature] for feature in wrong if feature in _WHY))
+
+
+def _unknown(features: list[str], why: str) -> S2CError:
+    return S2CError(
+        f"snnTorch's {' and '.join(features)} cannot be represented exactly",
+        why=why,
+        fix=f"use {', '.join(_KNOWN)} with reset_delay=True (or 'zero') and without inhibition or state_quant, "
+        "or register_neuron(YourNeuron, to_lif)",
+    )
 
 
 def _lapicque(n: Any) -> tuple[Array, Array]:

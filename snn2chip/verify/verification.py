@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-
-from snn2chip.errors import S2CError, UsageError
+from snn2chip.errors import UsageError
 from snn2chip.ir.graph import Graph
 from snn2chip.ir.layers import Array
 from snn2chip.ir.program import Program
@@ -30,8 +27,8 @@ from snn2chip.verify.compare import (
     first_divergence,
 )
 from snn2chip.verify.lava import project
+from snn2chip.verify.recording import Layout, execution_of, read_recording
 
-Layout = Literal["program", "lava"]
 Oracle = str | os.PathLike[str] | Graph | Mapping[str, Any]
 
 _REFERENCE = "snn2chip's reference engine"
@@ -124,115 +121,74 @@ def verify(
         UsageError: ``against`` names nothing known.
     """
     as_samples(program, x, free_time=clock == "machine")
-    count = len(x)
     if isinstance(against, Graph):
-        return _against_graph(program, x, against, layers, count)
-    recording = _recording(against)
-    if recording is None and (clock != "sample" or reset_interval is not None or registers is not None):
-        raise UsageError("the machine's clock is for recordings", fix="leave out clock, reset_interval and registers")
-    result = simulate(
-        program,
-        x,
-        record=QUANTITIES,
-        clock=clock,
-        reset_interval=reset_interval,
-        reset_phase=reset_phase,
-        registers=registers,
-        engine="reference",
-    )
-    mine = Execution.of(_REFERENCE, result)
-    if recording is not None:
-        other = _recorded(
-            program, recording, layout, count, str(against) if isinstance(against, str) else "a recording"
+        return _against_graph(program, x, against, layers)
+    if not isinstance(against, str) or against not in _ORACLES:
+        recording = against if isinstance(against, Mapping) else _read(os.fspath(against))
+        result = simulate(
+            program,
+            x,
+            record=QUANTITIES,
+            clock=clock,
+            reset_interval=reset_interval,
+            reset_phase=reset_phase,
+            registers=registers,
+            engine="reference",
         )
-    elif against == "reference":
-        batch = 7 if count > 7 else 1
-        other = Execution.of(
-            "the same engine in other batches",
-            simulate(program, x, record=QUANTITIES, batch_size=batch, engine="reference"),
-        )
-    elif against == "fast":
-        other = Execution.of("the fast engine", simulate(program, x, record=QUANTITIES, engine="fast"))
-    elif against == "lava":
-        other = project.in_process(program, x, power_of_two=power_of_two)
-    else:
-        other = project.in_runtime(program, x, timeout=timeout, power_of_two=power_of_two)
-    # A recording is the truth; everything else is measured against the reference engine, the definition.
-    expected, found = (other, mine) if recording is not None else (mine, other)
-    compared = compare(expected, found, layers=_recorded_layers(other, layers) if recording is not None else layers)
-    return VerifyReport(other.name, count, True, compared, first_divergence(compared))
+        # A recording is the truth; everything else is measured against the reference engine, the definition.
+        truth = execution_of(recording, program, len(x), layout, against if isinstance(against, str) else "a recording")
+        wanted = list(truth.layers if layers is None else layers)
+        return _report(truth.name, x, compare(truth, Execution.of(_REFERENCE, result), layers=wanted))
+    if clock != "sample" or reset_interval is not None or reset_phase or registers is not None:
+        options = "clock, reset_interval, reset_phase and registers"
+        raise UsageError("the machine's clock is for recordings", fix=f"leave out {options}")
+    expected = Execution.of(_REFERENCE, simulate(program, x, record=QUANTITIES, engine="reference"))
+    found = _ORACLES[against](program, x, timeout, power_of_two)
+    return _report(found.name, x, compare(expected, found, layers=layers))
 
 
-def _against_graph(program: Program, x: Any, graph: Graph, layers: Iterable[str] | None, count: int) -> VerifyReport:
+# name → (program, samples, timeout, power_of_two) → what it did
+_ORACLES: Mapping[str, Callable[[Program, Any, float, bool], Execution]] = {
+    "reference": lambda program, x, timeout, power_of_two: Execution.of(
+        "the same engine in other batches",
+        simulate(program, x, record=QUANTITIES, batch_size=7 if len(x) > 7 else 1, engine="reference"),
+    ),
+    "fast": lambda program, x, timeout, power_of_two: Execution.of(
+        "the fast engine", simulate(program, x, record=QUANTITIES, engine="fast")
+    ),
+    "lava": lambda program, x, timeout, power_of_two: project.in_process(program, x, power_of_two=power_of_two),
+    "lava-runtime": lambda program, x, timeout, power_of_two: project.in_runtime(
+        program, x, timeout=timeout, power_of_two=power_of_two
+    ),
+}
+
+
+def _against_graph(program: Program, x: Any, graph: Graph, layers: Iterable[str] | None) -> VerifyReport:
     mine = Execution.of(_REFERENCE, simulate(program, x, record=QUANTITIES))
     graph = laid_out(graph, program.passes)
     truth = Execution.of("the float network", simulate(graph, x, record=QUANTITIES))
     scales = {node.name: _scale_of_v(program, node.name) for node in program.neurons}
     compared = compare(truth, mine, layers=layers, scales=scales)
-    return VerifyReport(truth.name, count, False, compared, first_divergence(compared))
+    return _report(truth.name, x, compared, exact=False)
+
+
+def _report(against: str, x: Any, compared: tuple[LayerComparison, ...], exact: bool = True) -> VerifyReport:
+    return VerifyReport(against, len(x), exact, compared, first_divergence(compared))
+
+
+def _read(path: str) -> Mapping[str, Array]:
+    if not path.endswith(".npz"):
+        known = ", ".join(f'"{name}"' for name in _ORACLES)
+        raise UsageError(
+            f"there is nothing to verify against that is called {path!r}",
+            fix=f"use {known}, a Graph, or the path of an .npz recording",
+        )
+    return read_recording(path)
 
 
 def _scale_of_v(program: Program, name: str) -> float:
     form = program.formats.get(f"{name}.v")
     return 1.0 if form is None else form.scale
-
-
-def _recording(against: Oracle) -> Mapping[str, Any] | None:
-    if isinstance(against, Mapping):
-        return against
-    if against in ("reference", "fast", "lava", "lava-runtime"):
-        return None
-    path = os.fspath(against)  # type: ignore[arg-type]
-    if not path.endswith(".npz"):
-        raise UsageError(
-            f"there is nothing to verify against that is called {path!r}",
-            fix='use "reference", "fast", "lava", "lava-runtime", a Graph, or the path of an .npz recording',
-        )
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise S2CError("the recording cannot be read", where=path, why=str(error)) from None
-
-
-def _recorded(program: Program, recording: Mapping[str, Any], layout: Layout, count: int, name: str) -> Execution:
-    shapes = program.shapes()
-    found: dict[str, dict[str, Array]] = {}
-    for node in program.neurons:
-        nested = recording.get(node.name)
-        for quantity in QUANTITIES:
-            if isinstance(nested, Mapping):
-                array = nested.get(quantity)
-            else:
-                array = next((recording[key] for key in _spellings(node.name, quantity) if key in recording), None)
-            if array is not None:
-                placed = _in_program_layout(np.asarray(array), layout)
-                if placed.ndim == len(shapes[node.name]) + 1 and count == 1:
-                    placed = placed[None]
-                if placed.shape[:1] + placed.shape[2:] != (count, *shapes[node.name]):
-                    raise S2CError(
-                        f"the recording of {quantity} has shape {np.shape(array)}",
-                        where=node.where(),
-                        why=f"in the layout {layout!r} it should hold {count} samples of {shapes[node.name]} neurons",
-                        fix='give layout="lava" for (W, H, C, T), or choose the samples that were recorded',
-                    )
-                found.setdefault(node.name, {})[quantity] = placed
-    return Execution(name, found)
-
-
-def _spellings(name: str, quantity: str) -> Iterable[str]:
-    letters = {"spikes": ("spikes", "s")}.get(quantity, (quantity,))
-    yield from (f"{name}{mark}{letter}" for mark in (".", "-", "/", "_") for letter in letters)
-    if quantity == "spikes":
-        yield name
-
-
-def _in_program_layout(array: Array, layout: Layout) -> Array:
-    return array if layout == "program" else array.transpose()
-
-
-def _recorded_layers(recording: Execution, wanted: Iterable[str] | None) -> list[str]:
-    return list(recording.layers) if wanted is None else list(wanted)
 
 
 def _line(layer: LayerComparison, exact: bool) -> str:

@@ -10,19 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from snn2chip.energy import Usage, energy, usage
+from snn2chip.energy import energy, usage
 from snn2chip.ir.graph import Network
 from snn2chip.ir.layers import Array
-from snn2chip.ir.program import LayerQuantization, Program
+from snn2chip.ir.program import Program
 from snn2chip.mapping import check, estimate
 from snn2chip.report import statistics
 from snn2chip.simulate.counting import fan_out
 from snn2chip.simulate.readout import predictions
-from snn2chip.verify.measure import (
-    ISOLATED_SAMPLES,
-    LayerMeasure,
-    Measurement,
-)
+from snn2chip.verify.measure import ISOLATED_SAMPLES, LayerMeasure, Measurement
 from snn2chip.version import __version__
 
 FORMAT, VERSION = "snn2chip-report", 1
@@ -72,22 +68,40 @@ def collect(
             "coding": program.coding,
             "network": _network(program),
             "passes": [vars(record) for record in program.passes],
-            "quantization": [_quantization(q) for q in program.quantization],
-            "accuracy": None if measurement is None else _accuracy(measurement, labels),
-            "layers": [] if measurement is None else [_layer(m, labels) for m in measurement.layers],
-            "first_divergence": None if measurement is None else _first(measurement),
-            "culprit": None if measurement is None else culprit(measurement, labels),
-            "operations": [] if measurement is None else _operations(program, measurement),
-            "energy": [] if measurement is None else _energy(program, measurement),
+            "quantization": [vars(record) for record in program.quantization],
+            **(_NOT_MEASURED if measurement is None else _measured(program, measurement, labels)),
             "mapping": dataclasses.asdict(estimate(program)),
             "violations": [vars(violation) for violation in check(program)],
             "verification": list(verification),
             "remarks": [*_remarks(program, measurement), *subject.get("notes", ())],
             "not_done": list(not_done),
-            "raster": {} if measurement is None else _raster(measurement),
         }
     )
     return report
+
+
+# The keys of :func:`_measured` where there was no data.
+_NOT_MEASURED: Json = {
+    "accuracy": None,
+    "layers": [],
+    "first_divergence": None,
+    "culprit": None,
+    "operations": [],
+    "energy": [],
+    "raster": {},
+}
+
+
+def _measured(program: Program, measured: Measurement, labels: Array | None) -> Json:
+    return {
+        "accuracy": _accuracy(measured, labels),
+        "layers": [_layer(m, labels) for m in measured.layers],
+        "first_divergence": None if measured.first is None else vars(measured.first),
+        "culprit": culprit(measured, labels),
+        "operations": _operations(program, measured),
+        "energy": _energy(program, measured),
+        "raster": _raster(measured),
+    }
 
 
 def _network(network: Network) -> list[Json]:
@@ -108,10 +122,6 @@ def _network(network: Network) -> list[Json]:
 
 def _arrays(layer: Any) -> list[Array]:
     return [a for name in ("weight", "bias") if isinstance(a := getattr(layer, name, None), np.ndarray)]
-
-
-def _quantization(record: LayerQuantization) -> Json:
-    return dict(vars(record))
 
 
 def _accuracy(measured: Measurement, labels: Array | None) -> Json | None:
@@ -213,10 +223,6 @@ def _answers(measured: Measurement, labels: Array | None) -> list[tuple[str, int
     return [("float", int((real == truth).sum())), *middle, (rest, int((fixed == truth).sum()))]
 
 
-def _first(measured: Measurement) -> Json | None:
-    return None if measured.first is None else vars(measured.first)
-
-
 def _operations(program: Program, measured: Measurement) -> list[Json]:
     shapes = program.shapes()
     rows = [dataclasses.asdict(use) for use in usage(program, measured.counts)]
@@ -230,7 +236,7 @@ def _operations(program: Program, measured: Measurement) -> list[Json]:
 
 
 def _energy(program: Program, measured: Measurement) -> list[Json]:
-    used: tuple[Usage, ...] = usage(program, measured.counts)
+    used = usage(program, measured.counts)
     return [dataclasses.asdict(energy(program, used, table)) for table in program.target.energy]
 
 

@@ -91,14 +91,14 @@ def estimate(program: Program) -> CoreEstimate:
         f"{n.name} ({n.layer.kind})" for n in program if n.placement == "chip" and n.layer.kind in _UNMAPPED
     )
     return CoreEstimate(
-        program.target.name,
-        BASIS,
-        tuple(reversed(layers)),
-        total,
-        capacity.per_chip,
-        math.ceil(total / capacity.per_chip),
-        sum(layer.memory_bits for layer in layers),
-        passive,
+        target=program.target.name,
+        basis=BASIS,
+        layers=tuple(reversed(layers)),
+        cores=total,
+        cores_per_chip=capacity.per_chip,
+        chips=math.ceil(total / capacity.per_chip),
+        memory_bits=sum(layer.memory_bits for layer in layers),
+        not_counted=passive,
     )
 
 
@@ -143,17 +143,17 @@ def _layer(
         demands["axons out"] = math.ceil(neurons * reach / capacity.axons_out)
     limit = max(demands, key=lambda name: demands[name])
     return LayerCores(
-        node.name,
-        neurons,
-        sum(int(fan_out(s.layer, shapes[s.inputs[0].source]).sum()) for s in synapses),
-        sum(s.layer.weight.size for s in synapses if isinstance(s.layer, Conv | Linear)),
-        max(bits.values(), default=0),
-        state,
-        memory,
-        sum(math.prod(shapes[s.inputs[0].source]) for s in synapses),
-        demands,
-        demands[limit],
-        limit if demands[limit] > 1 else "",
+        name=node.name,
+        neurons=neurons,
+        synapses=sum(int(fan_out(s.layer, shapes[s.inputs[0].source]).sum()) for s in synapses),
+        stored_weights=sum(s.layer.weight.size for s in synapses if isinstance(s.layer, Conv | Linear)),
+        weight_bits=max(bits.values(), default=0),
+        state_bits=state,
+        memory_bits=memory,
+        axons_in=sum(math.prod(shapes[s.inputs[0].source]) for s in synapses),
+        demands=demands,
+        cores=demands[limit],
+        limit=limit if demands[limit] > 1 else "",
     )
 
 
@@ -183,9 +183,7 @@ def _axons_in_cores(synapses: tuple[Node, ...], shapes: Mapping[str, Shape], lim
 
 
 def axons_into_core(synapse: Node, shapes: Mapping[str, Shape], cores: int) -> int:
-    """Distinct inputs of ``synapse`` that reach one of ``cores``: all, or for a convolution those of one band
-    of rows.
-    """
+    """Distinct inputs of ``synapse`` that reach one of ``cores``: all, or for a convolution those of a band of rows."""
     shape = shapes[synapse.inputs[0].source]
     layer = synapse.layer
     if not isinstance(layer, Conv):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,9 +15,8 @@ from snn2chip.ir.layers import (
     Concat,
     Flatten,
     Gather,
-    Input,
+    Layer,
     MaxPool,
-    Output,
     Permute,
     Reshape,
     Scale,
@@ -50,20 +51,21 @@ class Prune(Pass):
         return (rewired(graph, removed, redirect), tuple(removed)) if removed else (graph, ())
 
 
+# Kinds of layers, and when one changes nothing of an input of this shape.
+_IDENTITIES: tuple[tuple[tuple[type[Layer], ...], Callable[[Any, Shape], bool]], ...] = (
+    ((Flatten, Reshape), lambda layer, shape: layer.output_shape(shape) == shape),
+    ((Permute,), lambda layer, shape: layer.dims == tuple(range(len(shape)))),
+    ((Gather,), lambda layer, shape: np.array_equal(layer.index, np.arange(math.prod(shape)).reshape(shape))),
+    (
+        (AvgPool, SumPool, MaxPool),
+        lambda layer, shape: {*layer.kernel, *layer.stride} == {1} and not any(layer.padding),
+    ),
+    ((Scale,), lambda layer, shape: bool((layer.scale == 1).all())),
+    ((Concat,), lambda layer, shape: True),
+)
+
+
 def _is_identity(node: Node, shape: Shape) -> bool:
     if len(node.inputs) != 1 or node.inputs[0].delay or node.inputs[0].port != "out":
         return False
-    layer = node.layer
-    if isinstance(layer, Input | Output):
-        return False
-    if isinstance(layer, Flatten | Reshape):
-        return layer.output_shape(shape) == shape
-    if isinstance(layer, Permute):
-        return layer.dims == tuple(range(len(shape)))
-    if isinstance(layer, Gather):
-        return layer.index.shape == shape and bool((layer.index.ravel() == np.arange(layer.index.size)).all())
-    if isinstance(layer, AvgPool | SumPool | MaxPool):
-        return set(layer.kernel) == {1} and set(layer.stride) == {1} and not any(layer.padding)
-    if isinstance(layer, Scale):
-        return bool((layer.scale == 1).all())
-    return isinstance(layer, Concat)
+    return any(isinstance(node.layer, kinds) and unchanged(node.layer, shape) for kinds, unchanged in _IDENTITIES)

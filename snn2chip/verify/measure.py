@@ -247,15 +247,15 @@ class _Run:
         }
         steps = next(iter(counts.values())).spikes.shape[1]
         return Measurement(
-            self.seen,
-            steps,
-            tuple(self.layers[name] for name in self.names),
-            self.first,
-            np.concatenate([real.outputs for real, _ in self.parts]),
-            np.concatenate([fixed.outputs for _, fixed in self.parts]),
-            counts,
-            self.raster,
-            sum(fixed.saturated_inputs for _, fixed in self.parts),
+            samples=self.seen,
+            steps=steps,
+            layers=tuple(self.layers[name] for name in self.names),
+            first=self.first,
+            outputs_float=np.concatenate([real.outputs for real, _ in self.parts]),
+            outputs_fixed=np.concatenate([fixed.outputs for _, fixed in self.parts]),
+            counts=counts,
+            raster=self.raster,
+            saturated_inputs=sum(fixed.saturated_inputs for _, fixed in self.parts),
         )
 
 

@@ -205,14 +205,14 @@ class _Run:
         chip = threshold(self.program, self.program[first.layer])
         shape = self.shapes[first.layer]
         return SpikeDifference(
-            first.layer,
-            self.seen + first.sample,
-            int(first.step or 0),
-            first.neuron,
-            bool(first.expected),
-            bool(first.found),
-            float(_membrane(real, first.layer)[at] / np.broadcast_to(theta, shape)[first.neuron]),
-            float(_membrane(fixed, first.layer)[at] / np.broadcast_to(chip, shape)[first.neuron]),
+            layer=first.layer,
+            sample=self.seen + first.sample,
+            step=int(first.step or 0),
+            neuron=first.neuron,
+            spike_float=bool(first.expected),
+            spike_fixed=bool(first.found),
+            v_float=float(_membrane(real, first.layer)[at] / np.broadcast_to(theta, shape)[first.neuron]),
+            v_fixed=float(_membrane(fixed, first.layer)[at] / np.broadcast_to(chip, shape)[first.neuron]),
         )
 
     def _isolate(self, x: Array, labels: Array | None, real: Result, fixed: Result) -> None:

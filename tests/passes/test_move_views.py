@@ -17,7 +17,7 @@ from snn2chip.neurons.lif import LIF
 from snn2chip.neurons.tpp import TPP
 from snn2chip.passes import run_passes
 from snn2chip.passes.move_views import MoveViews
-from snn2chip.passes.runner import _compare
+from snn2chip.passes.proof import proved
 from snn2chip.quantize import quantize
 from snn2chip.simulate import simulate
 from snn2chip.verify import verify
@@ -84,7 +84,7 @@ def test_a_population_laid_out_wrongly_fails_the_proof() -> None:
         simulate(g, x, record=("spikes", "h"))
         for g in (before, after.with_nodes(wrong if n.name == "lif" else n for n in after))
     ]
-    record = _compare(MoveViews(), ("lif",), before, *runs)
+    record = proved(MoveViews(), ("lif",), before, *runs)
     assert record.differing > record.explained
 
 

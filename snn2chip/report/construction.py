@@ -103,12 +103,23 @@ def _ratio(value: float | None) -> str:
 
 
 def remarks(report: Json) -> list[Block]:
-    """What the reader has to know, and what was not done."""
-    blocks: list[Block] = [Text(text) for text in report["remarks"]]
-    if report["not_done"]:
-        rows = [(n["what"], n["why"], n["fix"]) for n in report["not_done"]]
-        blocks.append(table(("Not done", "Why", "What to do"), rows, ()))
-    return blocks
+    """What the reader has to know, and in short what was not written."""
+    return [*map(Text, report["remarks"]), *(Text(f"Not written: {line}") for line in unwritten(report))]
+
+
+def unwritten(report: Json) -> list[str]:
+    """A line for every file that was left out: the first reason, and how many more there are."""
+    lines = []
+    for entry in report["not_done"]:
+        first, *rest = entry["why"].splitlines() or [""]
+        lines.append(f"{entry['what']}: {first}" + (f" (and {len(rest)} more)" if rest else ""))
+    return lines
+
+
+def not_written(report: Json) -> list[Block]:
+    """Every reason for which a file was left out; of a deep network there are hundreds."""
+    rows = [(n["what"], n["why"], n["fix"]) for n in report["not_done"]]
+    return [table(("File", "Why", "What to do"), rows, ())] if rows else []
 
 
 def provenance(report: Json) -> list[Block]:

@@ -20,6 +20,7 @@ _SECTIONS: Sequence[tuple[str, Callable[[Json], list[Block]]]] = (
     ("Network", construction.network),
     ("Passes", construction.passes),
     ("Quantization", construction.quantization),
+    ("Not written", construction.not_written),
     ("Provenance", construction.provenance),
 )
 

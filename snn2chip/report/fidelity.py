@@ -150,12 +150,17 @@ def raster(report: Json) -> list[Block]:
     if not shown.get("layers"):
         return []
     trains = [
-        (r["name"], f"{count(r['neurons'])} neurons", [tuple(s) for s in r["spikes"]], -(-r["neurons"] // r["every"]))
+        (
+            r["name"],
+            f"{count(r['neurons'])} neurons" + (f", 1 in {r['every']}" if r["every"] > 1 else ""),
+            [tuple(s) for s in r["spikes"]],
+            -(-r["neurons"] // r["every"]),
+        )
         for r in shown["layers"]
     ]
     drawing = svg.raster(trains, shown["steps"], title="Spikes of the first sample in fixed point")
-    thinned = ", ".join(f"one neuron in {r['every']} of {r['name']}" for r in shown["layers"] if r["every"] > 1)
-    caption = f"Spikes of sample {shown['sample']} in fixed point" + (f" ({thinned})." if thinned else ".")
+    thinned = any(r["every"] > 1 for r in shown["layers"])
+    caption = f"Spikes of sample {shown['sample']} in fixed point" + "; “1 in n”: one neuron of every n" * thinned + "."
     return [Figure((("", drawing),), caption)]
 
 

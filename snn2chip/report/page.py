@@ -8,7 +8,7 @@ from importlib.resources import files
 from snn2chip.report.blocks import Block, Document, Figure, Table, Text
 
 # Cells of this text alone are coloured; everything else speaks for itself.
-_MARKED = {"equal": "good", "proved": "good", "differs": "bad", "not proved": "bad"}
+_MARKED = {"equal": "good", "proved": "good", "differs": "bad", "not proved": "bad", "not run": "open"}
 _TOTALS = ("Total", "Chip", "Host")
 
 

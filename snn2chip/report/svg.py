@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 WIDTH = 640
 _ROW, _VALUE, _TOP = 22, 74, 18
+# Characters of a label.
+_LONGEST = 28
 
 
 def bars(labels: Sequence[str], values: Sequence[float], shown: Sequence[str], *, title: str) -> str:
@@ -99,7 +101,7 @@ def histogram(counts: Sequence[int], low: float, high: float, mark: float | None
 
 
 def _margin(labels: Sequence[str]) -> float:
-    return 14 + 6.6 * min(20, max(map(len, labels), default=0))
+    return 14 + 6.6 * min(_LONGEST, max(map(len, labels), default=0))
 
 
 def _axis(top: float, left: float, span: float, height: float) -> list[str]:
@@ -128,10 +130,19 @@ def _nice(top: float) -> float:
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start", kind: str = "", clip: bool = False) -> str:
-    if clip and len(text) > 20:
-        text = "…" + text[-19:]
+    text = _shortened(text) if clip else text
     style = f' class="{kind}"' if kind else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{style}>{html.escape(text)}</text>'
+
+
+def _shortened(path: str) -> str:
+    """A module's path by its words' first letters, from the left, until it fits; numbers tell blocks apart and stay."""
+    words = path.split(".")
+    for i, word in enumerate(words[:-1]):
+        if len(".".join(words)) > _LONGEST:
+            words[i] = word if word.isdigit() else word[:1]
+    short = ".".join(words)
+    return short if len(short) <= _LONGEST else "…" + short[1 - _LONGEST :]
 
 
 def _line(x1: float, y1: float, x2: float, y2: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from snn2chip.report.construction import unwritten
 from snn2chip.report.document import document
 
 
@@ -15,8 +16,6 @@ def summary(report: dict[str, Any]) -> str:
     lines += [
         f"  {label:<{width}}  {value}" + (f"  ({remark})" if remark else "") for label, value, remark in doc.facts
     ]
-    for entry in report["not_done"]:
-        first, *rest = entry["why"].splitlines() or [""]
-        lines.append(f"  not written: {entry['what']}: {first}" + (f" (and {len(rest)} more)" if rest else ""))
+    lines += [f"  not written: {line}" for line in unwritten(report)]
     lines += [f"  remark: {remark}" for remark in report["remarks"]]
     return "\n".join(lines)

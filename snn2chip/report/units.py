@@ -35,9 +35,15 @@ def number(value: float | None) -> str:
     return sign(value) + f"{size:.4g}"
 
 
+def _decimals(value: float, places: int) -> str:
+    """Rounded, and without a sign where nothing is left."""
+    rounded = round(value, places)
+    return f"{sign(rounded)}{abs(rounded):.{places}f}"
+
+
 def percent(value: float | None) -> str:
     """A share with two decimals."""
-    return NONE if value is None else f"{sign(value)}{abs(100 * value):.2f} %"
+    return NONE if value is None else f"{_decimals(100 * value, 2)} %"
 
 
 def share(value: float | None) -> str:
@@ -53,7 +59,7 @@ def share(value: float | None) -> str:
 
 def points(value: float) -> str:
     """A difference of two shares in percentage points."""
-    return f"{sign(value)}{abs(100 * value):.2f} points"
+    return f"{_decimals(100 * value, 2)} points"
 
 
 def interval(low: float, high: float) -> str:
@@ -63,7 +69,7 @@ def interval(low: float, high: float) -> str:
 
 def decibel(value: float | None) -> str:
     """A ratio in dB with one decimal."""
-    return NONE if value is None else f"{sign(value)}{abs(value):.1f} dB"
+    return NONE if value is None else f"{_decimals(value, 1)} dB"
 
 
 def energy(picojoules: float | None) -> str:

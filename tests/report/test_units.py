@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from snn2chip.report.units import bits, count, counted, energy, number, percent, points, share
+from snn2chip.report.units import bits, count, counted, decibel, energy, number, percent, points, share
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,9 @@ from snn2chip.report.units import bits, count, counted, energy, number, percent,
         (share(1e-16), "< 0.000001 %"),
         (share(0.0), "0.00 %"),
         (points(-0.0019), "−0.19 points"),
+        (points(-1e-6), "0.00 points"),
+        (decibel(-0.04), "0.0 dB"),
+        (decibel(-0.06), "−0.1 dB"),
         (energy(None), "not in this table"),
         (energy(0.0), "0 pJ"),
         (energy(1234.0), "1.23 nJ"),

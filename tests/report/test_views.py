@@ -111,7 +111,7 @@ def test_names_of_the_user_are_escaped(report: Json) -> None:
 def test_every_section_is_in_both_views(report: Json) -> None:
     rendered = views(report)
     titles = [section.title for section in document(report).sections]
-    assert len(titles) == 12
+    assert len(titles) == 13
     for title in titles:
         assert f"<h2>{title}</h2>" in rendered["report.html"]
     for title in set(titles) - {"Spikes"}:

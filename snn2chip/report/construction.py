@@ -82,16 +82,19 @@ def quantization(report: Json) -> list[Block]:
             "Largest magnitudes: the worst any input could cause, what the calibration data caused, and the register.",
         ),
     ]
-    remarks = [f"{q['name']}: {remark}." for q in records for remark in q["remarks"]]
+    said: dict[str, list[str]] = {}
+    for q in records:
+        for remark in q["remarks"]:
+            said.setdefault(remark, []).append(q["name"])
     ratios = [(name, s.get("sqnr_db")) for q in records for name, s in q["synapses"].items()]
     bars = [(name, ratio) for name, ratio in ratios if ratio and ratio < _EXACT]
     if bars:
-        names_, values = zip(*bars, strict=True)
-        drawing = svg.bars(names_, values, [decibel(v) for v in values], title="SQNR of the weights per synapse")
+        synapses, values = zip(*bars, strict=True)
+        drawing = svg.bars(synapses, values, [decibel(v) for v in values], title="SQNR of the weights per synapse")
         blocks.append(
             Figure((("", drawing),), "Signal to quantization noise of the weights that were rounded; 6 dB are one bit.")
         )
-    return [*blocks, *map(Text, remarks)]
+    return [*blocks, *(Text(f"{', '.join(layers)}: {remark}.") for remark, layers in said.items())]
 
 
 # The ratio in dB that is written for weights that lost nothing, where it would be infinite.

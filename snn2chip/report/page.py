@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from importlib.resources import files
 
@@ -51,7 +52,7 @@ def _row(table: Table, row: tuple[str, ...]) -> str:
     cells = "".join(
         f"<td{_numeric(table, i)}><span class={_MARKED[cell]}>{cell}</span></td>"
         if cell in _MARKED
-        else f"<td{_numeric(table, i)}>{_lines(cell)}</td>"
+        else f"<td{_numeric(table, i)}>{_breakable(cell)}</td>"
         for i, cell in enumerate(row)
     )
     return f"<tr{' class=total' if row[0] in _TOTALS and table.numeric else ''}>{cells}</tr>"
@@ -67,6 +68,11 @@ def _figure(figure: Figure) -> str:
     )
     body = f"<div class=small>{drawings}</div>" if len(figure.drawings) > 1 or figure.drawings[0][0] else drawings
     return f"<figure>{body}<figcaption>{escape(figure.caption)}</figcaption></figure>\n"
+
+
+def _breakable(cell: str) -> str:
+    """A cell that may go on in the next line where a path or a list has a joint, and nowhere inside a word."""
+    return re.sub(r"([.,])(?=[^\s\d])", r"\1<wbr>", _lines(cell))
 
 
 def _lines(text: str) -> str:

@@ -61,7 +61,7 @@ def test_numbers_agree_with_each_other(report: Json) -> None:
 class _Page(HTMLParser):
     """Checks nesting, and collects what would leave the page."""
 
-    void = frozenset({"meta", "line", "rect", "circle", "path", "br"})
+    void = frozenset({"meta", "line", "rect", "circle", "path", "br", "wbr"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,6 +99,16 @@ def test_page_is_well_formed_and_needs_no_network(report: Json) -> None:
     assert "url(" not in text
     assert "prefers-color-scheme: dark" in text
     assert "@media print" in text
+
+
+def test_cells_break_at_the_joints_of_paths_and_lists_alone(report: Json) -> None:
+    changed = copy.deepcopy(report)
+    changed["network"][1]["inputs"] = ["blocks.7.attention"]
+    changed["options"]["passes"] = "prune,fold_batchnorm"
+    page = views(changed)["report.html"]
+    assert "<td>blocks.7.<wbr>attention</td>" in page
+    assert "<td>prune,<wbr>fold_batchnorm</td>" in page
+    assert "<td>3.11</td>" in page
 
 
 def test_names_of_the_user_are_escaped(report: Json) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 
 from snn2chip import errors, lava_compat
 from snn2chip.atomic import atomic_dir
-from snn2chip.emit.lava.description import Description, describe, program_name
+from snn2chip.emit.lava.description import Description, describe
+from snn2chip.emit.lava.populations import program_name
 from snn2chip.ir import layers, structure
 from snn2chip.ir.program import Program
 from snn2chip.neurons import arithmetic

@@ -105,18 +105,24 @@ class _Chain:
 
     def follow(self) -> None:
         """Go through the program in order, collecting layers and reasons."""
-        program, shapes = self.program, self.program.shapes()
-        for node in program:
+        for node in self.program:
             if type(node.layer) in _HOSTED:
                 self._against(node, _HOSTED[type(node.layer)])
-        arithmetic = program.target.arithmetic
+        self._of_the_whole()
+        self._in_order()
+        self._forks()
+
+    def _of_the_whole(self) -> None:
+        target = self.program.target
         for name in _ARITHMETIC:
-            if getattr(arithmetic, name) != getattr(_LAVA, name):
-                self.reasons.append(
-                    f"{program.target.name} has {name} {getattr(arithmetic, name)}, Lava {getattr(_LAVA, name)}"
-                )
-        if program.coding != "steps":
+            here, lava = getattr(target.arithmetic, name), getattr(_LAVA, name)
+            if here != lava:
+                self.reasons.append(f"{target.name} has {name} {here}, Lava {lava}")
+        if self.program.coding != "steps":
             self.reasons.append("the input is a value that stays over the steps; NetX takes spikes")
+
+    def _in_order(self) -> None:
+        program, shapes = self.program, self.program.shapes()
         expected = program.input.name
         for node in program:
             if node.placement == "host" and not isinstance(node.layer, (L.Input, L.Readout, L.Output, *_HOSTED)):
@@ -132,8 +138,10 @@ class _Chain:
                         f"reads {', '.join(sources) or 'nothing'}; in NetX's chain it would read {expected}",
                     )
             expected = handled
-        for node in program:
-            readers = [n for n in program.consumers(node.name) if not isinstance(n.layer, (L.Readout, L.Output))]
+
+    def _forks(self) -> None:
+        for node in self.program:
+            readers = [n for n in self.program.consumers(node.name) if not isinstance(n.layer, (L.Readout, L.Output))]
             forward = [n for n in readers if any(e.source == node.name and not e.recurrent for e in n.inputs)]
             if len(forward) > 1:
                 self._against(node, f"feeds {', '.join(n.name for n in forward)}; NetX takes a chain")

@@ -74,9 +74,7 @@ def usage(program: Program, counts: Mapping[str, Counts]) -> tuple[Usage, ...]:
     """
     found = []
     for name, count in counts.items():
-        per_sample = {
-            f: float(getattr(count, f).sum(axis=1).mean()) for f in ("spikes", "synops", "neuron_updates", "macs")
-        }
+        per_sample = {f: float(getattr(count, f).sum(axis=1).mean()) for f in _QUANTITIES}
         layer = program[name].layer
         if isinstance(layer, Neuron):
             each = layer.model.operations()

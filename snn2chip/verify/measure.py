@@ -19,6 +19,7 @@ from snn2chip.passes import laid_out
 from snn2chip.simulate import Counts, Result, simulate
 from snn2chip.simulate.data import as_samples
 from snn2chip.simulate.readout import predictions
+from snn2chip.simulate.result import joined
 from snn2chip.verify.compare import Divergence, Execution, compare, first_divergence
 from snn2chip.verify.isolate import fires, part, tail
 
@@ -236,26 +237,17 @@ class _Run:
                 layer.prefix_right += 0 if labels is None else int((mixed == labels).sum())
 
     def result(self) -> Measurement:
-        counts = {
-            name: Counts(
-                **{
-                    kind: np.concatenate([getattr(fixed.counts[name], kind) for _, fixed in self.parts])
-                    for kind in ("spikes", "synops", "neuron_updates", "macs")
-                }
-            )
-            for name in self.program.nodes
-        }
-        steps = next(iter(counts.values())).spikes.shape[1]
+        real, fixed = (joined(list(runs)) for runs in zip(*self.parts, strict=True))
         return Measurement(
             samples=self.seen,
-            steps=steps,
+            steps=next(iter(fixed.counts.values())).spikes.shape[1],
             layers=tuple(self.layers[name] for name in self.names),
             first=self.first,
-            outputs_float=np.concatenate([real.outputs for real, _ in self.parts]),
-            outputs_fixed=np.concatenate([fixed.outputs for _, fixed in self.parts]),
-            counts=counts,
+            outputs_float=real.outputs,
+            outputs_fixed=fixed.outputs,
+            counts=fixed.counts,
             raster=self.raster,
-            saturated_inputs=sum(fixed.saturated_inputs for _, fixed in self.parts),
+            saturated_inputs=fixed.saturated_inputs,
         )
 
 

@@ -157,6 +157,16 @@ def test_state_left_from_the_last_sample() -> None:
     assert "reset" in error.fix
 
 
+def test_a_state_without_a_reset() -> None:
+    class Forever(HandLIF):
+        reset = None  # type: ignore[assignment]
+
+    net = nn.Sequential(nn.Linear(12, 20), Forever(), nn.Linear(20, 5))
+    error = refused(net, "does not do what Sequential does", torch.rand(T, 4, 12), time_steps=T, input_time_axis=0)
+    assert error.where.startswith("layer 1,")
+    assert "keeps its state between samples, reset it: run=my_run" in error.fix
+
+
 def test_no_neuron() -> None:
     error = refused(nn.Sequential(nn.Linear(12, 5), nn.ReLU()), "no spiking neuron", time_steps=4)
     assert "register_neuron" in error.fix

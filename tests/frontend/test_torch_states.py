@@ -275,6 +275,33 @@ def test_a_loop_over_layers(begins: str, way: str) -> None:
     assert [float(n.layer.model.decay) for n in graph.neurons] == pytest.approx([0.6, 0.7, 0.8])
 
 
+class Currents(nn.Module):
+    """Weights in a list, synaptic currents, the membrane moved by that of the step before: zeros reach far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        sizes = (12, 18, OUT)
+        self.weights = nn.ParameterList([nn.Parameter(0.8 * torch.randn(pair)) for pair in pairwise(sizes)])
+
+    def forward(self, x: Tensor) -> Any:
+        v = [torch.zeros(len(x), w.shape[1]) for w in self.weights]
+        currents, total = [torch.zeros_like(one) for one in v], 0
+        for t in range(T):
+            h = x[:, t]
+            for i, weight in enumerate(self.weights):
+                arriving = torch.einsum("ab,bc->ac", (h, weight))
+                h = (v[i] > 0.5).float()
+                v[i], currents[i] = (0.9 * v[i] + currents[i]) * (1 - h), 0.7 * currents[i] + arriving
+            total = total + h
+        return total
+
+
+def test_a_loop_over_layers_that_rest_for_some_steps() -> None:
+    graph = traced(Currents(), X)
+    assert [n.layer.model.kind for n in graph.neurons] == ["CubaLIF", "CubaLIF"]
+
+
 # ------------------------------------------------------------------ what it runs in
 
 

@@ -41,17 +41,14 @@ def _layers(runs: dict[_Feeders, list[Call]]) -> list[list[Call]]:
     In the first steps there may be nothing to feed back yet: a run fed by less belongs to the layer fed by more.
     States at rest are fed by nothing, and are taken layer by layer.
     """
-    groups = list(runs.values())
+    resting = runs.get(frozenset(), [])
+    fed = {feeders: calls for feeders, calls in runs.items() if feeders}
+    groups = list(fed.values())
     if len({len(calls) for calls in groups}) > 1:
-        common = frozenset.intersection(*runs)
-        resting = runs.get(common, [])
-        fed = {feeders: calls for feeders, calls in runs.items() if feeders != common}
-        groups = list(fed.values())
-        if len({len(calls) for calls in groups}) > 1:
-            most = [own for own in fed if not any(own < other for other in fed)]
-            groups = [[call for feeders, calls in fed.items() if feeders <= own for call in calls] for own in most]
-        if len(groups) > 1 and len(resting) % len(groups) == 0:
-            groups = [[*resting[i :: len(groups)], *calls] for i, calls in enumerate(groups)]
+        most = [own for own in fed if not any(own < other for other in fed)]
+        groups = [[call for feeders, calls in fed.items() if feeders <= own for call in calls] for own in most]
+    if groups and len(resting) % len(groups) == 0:
+        groups = [[*resting[i :: len(groups)], *calls] for i, calls in enumerate(groups)]
     sizes = {len(calls) for calls in groups}
     return groups if len(groups) > 1 and len(sizes) == 1 and sizes != {1} and _each_once(groups, runs) else []
 

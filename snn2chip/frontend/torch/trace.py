@@ -6,6 +6,7 @@ import traceback
 import types
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -312,8 +313,11 @@ class Job:
         layouts = self._single_step_layouts()
         found: Survey | None = None
         failure: RunError | None = None
+        # A state that nothing resets would be there in the next run already, and hide what its neuron is.
+        trial = nullcontext() if self.time_steps is None else preserved(self.model)
         try:
-            found = self._looked(None)
+            with trial:
+                found = self._looked(None)
         except RunError as error:
             failure = error
         single = found is not None and not found.loops and found.steps == [1]
@@ -355,7 +359,7 @@ class Job:
 
     def _runs(self, x: Tensor) -> bool:
         try:
-            with torch.no_grad():
+            with torch.no_grad(), preserved(self.model):
                 self._call(None)(self.model, x.clone())
         except RunError:
             return False

@@ -30,12 +30,18 @@ INTEGER_BITS = 63
 
 @dataclass
 class _Made:
-    """The Program as far as it is made."""
+    """The Program as far as it is made.
+
+    Args:
+        worth: layer → float value of one unit of its output.
+        output_scale: that of the network's output.
+    """
 
     nodes: dict[str, Node]
     formats: dict[str, Format]
     worth: dict[str, float]
     notes: list[str]
+    output_scale: float = 1.0
 
     def port_worth(self, edge: Edge) -> float:
         """The float value of one unit of what an edge carries."""
@@ -87,7 +93,6 @@ def network(setting: Setting, choices: Mapping[str, Quantized], approximate: Col
     made = _Made({}, {graph.input.name: setting.input_format}, dict(setting.worth), [])
     for group in setting.groups:
         _add_population(made, setting, group, choices[group.population.name], approximate)
-    scale = 1.0
     on_host = _on_host(graph)
     pooling = {step.name for group in setting.groups for arm in group.pooled for step in (*arm.between, arm.entry)}
     for node in graph:
@@ -96,18 +101,11 @@ def network(setting: Setting, choices: Mapping[str, Quantized], approximate: Col
         if node.layer.synaptic:
             _add_head(made, node)
         elif isinstance(node.layer, Readout):
-            worth = made.port_worth(node.inputs[0])
-            mean = node.layer.how == "mean"
-            scale = worth / setting.steps if mean else worth
-            made.nodes[node.name] = dataclasses.replace(
-                node, layer=Readout("sum") if mean else node.layer, placement="host"
-            )
+            _add_readout(made, setting, node)
         elif node.name in on_host:
             _add_hosted(made, setting, node)
         elif node.name == graph.output.name:
-            if not isinstance(graph[node.inputs[0].source].layer, Readout):
-                scale = made.port_worth(node.inputs[0])
-            made.nodes[node.name] = dataclasses.replace(node, placement="host")
+            _add_output(made, graph, node)
         else:
             made.nodes[node.name] = node
             if node.name not in made.worth:
@@ -123,7 +121,7 @@ def network(setting: Setting, choices: Mapping[str, Quantized], approximate: Col
         coding=graph.coding,
         target=setting.target,
         formats=dict(sorted(made.formats.items())),
-        output_scale=np.asarray(scale, dtype=np.float64),
+        output_scale=np.asarray(made.output_scale, dtype=np.float64),
         notes=tuple(made.notes),
         origin=graph.origin,
     )
@@ -306,3 +304,18 @@ def _add_head(made: _Made, node: Node) -> None:
     made.nodes[node.name] = dataclasses.replace(node, layer=layer, placement="host")
     made.formats[f"{node.name}.weight"] = Format(HOST_BITS, True, scale, overflow="error")
     made.worth[node.name] = scale * worth
+
+
+def _add_readout(made: _Made, setting: Setting, node: Node) -> None:
+    """A mean is a sum of integers, whose unit is worth a T-th."""
+    assert isinstance(node.layer, Readout)
+    mean = node.layer.how == "mean"
+    made.output_scale = made.port_worth(node.inputs[0]) / (setting.steps if mean else 1)
+    layer = Readout("sum") if mean else node.layer
+    made.nodes[node.name] = dataclasses.replace(node, layer=layer, placement="host")
+
+
+def _add_output(made: _Made, graph: Graph, node: Node) -> None:
+    if not isinstance(graph[node.inputs[0].source].layer, Readout):
+        made.output_scale = made.port_worth(node.inputs[0])
+    made.nodes[node.name] = dataclasses.replace(node, placement="host")

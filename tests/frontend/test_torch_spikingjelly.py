@@ -191,6 +191,7 @@ REFUSED = {
     "sliding PSN": (lambda: neuron.SlidingPSN(k=2), "SlidingPSN cannot"),
     "gated LIF": (lambda: neuron.GatedLIFNode(T), "GatedLIFNode cannot"),
     "DSR": (lambda: neuron.DSRIFNode(T=T), "DSRIFNode cannot"),
+    "synapse filter": (lambda: layer.SynapseFilter(tau=3.0), "(?s)SynapseFilter.*does not decay where a spike"),
     "graded surrogate": (lambda: neuron.LIFNode(surrogate_function=surrogate.ATan(spiking=False)), "ATan.* is no step"),
 }
 

@@ -23,6 +23,7 @@ from snn2chip.neurons.qif import QIF
 
 # Neurons of these packages are the library's; its examples and models define neurons of their own, as users do.
 _NEURONS = ("spikingjelly.activation_based.neuron", "spikingjelly.clock_driven.neuron")
+_LAYERS = ("spikingjelly.activation_based.layer", "spikingjelly.clock_driven.layer")
 _MULTI_STEP = "MultiStep"
 # Not neurons by their name, but by what they are given: what they compute is found by probing.
 _GENERIC = ("BaseNode", "SimpleBaseNode", "FlexSN", "NonSpikingBaseNode", "NonSpikingIFNode", "NonSpikingLIFNode")
@@ -82,6 +83,12 @@ _MODELS: dict[str, Callable[[Any, dict[str, Any]], FloatNeuron]] = {
 
 def cell(module: nn.Module) -> Cell | None:
     """See :class:`snn2chip.frontend.torch.cells.Adapter`."""
+    if library_of(module, *_LAYERS) == "SynapseFilter":
+        raise S2CError(
+            "SpikingJelly's SynapseFilter cannot be represented exactly",
+            why="its current I + S - (1 - S)·I/tau does not decay where a spike S comes: no weighted sum",
+            fix="train with CUBALIFNode, whose current decays at every step, in place of filter and neuron",
+        )
     name = library_of(module, *_NEURONS)
     if name is None or name in _GENERIC or changed(module, *_NEURONS):
         return None

@@ -14,6 +14,7 @@ from snn2chip.cli.models import file_digest
 from snn2chip.cli.user_code import call
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.evaluate.files import UNREADABLE, Parts, StoredArray, in_memory, open_arrays, unreadable
+from snn2chip.evaluate.sources import gathered, is_array
 from snn2chip.ir.layers import Array
 
 AXES = "NTCHW"
@@ -34,8 +35,8 @@ def load_data(
     """Samples and labels, in memory.
 
     Args:
-        spec: ``file.npz`` (arrays ``key`` and ``labels``), ``file.npy``, or ``file.py:function`` that returns x or (x,
-        y).
+        spec: ``file.npz`` (arrays ``key`` and ``labels``), ``file.npy``, or ``file.py:function`` that returns x, (x,
+            y), a torch ``Dataset`` or ``DataLoader``, or a list of samples.
         axes: what the axes of the array are, in order, with letters of ``NTCHW``; it is brought into that order, and a
             missing N means one sample. Left out, the array is taken as it is.
 
@@ -43,6 +44,11 @@ def load_data(
         UsageError, S2CError: the data cannot be read; the message says why.
     """
     x, y = open_data(spec, key=key, labels=labels, axes=axes, label_file=label_file)
+    # A list of lists is an array that is written down; [a, b] in it are two steps, not a sample and its label.
+    written_down = isinstance(x, list) and all(isinstance(item, list) for item in x)
+    if not (is_array(x) or written_down or isinstance(x, Mapping)):
+        x, own = gathered(x)
+        y = own if y is None else y
     digest = "" if _names_function(spec) else file_digest(spec)
     return Data(_numeric(_whole(x, spec), spec), None if y is None else _whole(y, label_file or spec), digest)
 

@@ -22,7 +22,7 @@ from snn2chip.cli.programs import (
 )
 from snn2chip.errors import EXIT_FAILURE, UsageError
 from snn2chip.ir.program import Program
-from snn2chip.report.units import count, number, percent
+from snn2chip.report.units import count, counted, number, percent
 
 if TYPE_CHECKING:
     from snn2chip.evaluate import Evaluation, Extent, Progress
@@ -247,7 +247,7 @@ def _explain(
         memory = found.memory
         click.echo(
             f"The fast engine computes {count(found.chunk.samples)} samples and {count(found.chunk.steps)} steps at "
-            f"once in {count(memory.workers)} threads, and takes at most {number(memory.total / 2**20)} MiB."
+            f"once in {counted(memory.workers, 'thread')}, and takes at most {number(memory.total / 2**20)} MiB."
         )
     for remark in found.remarks:
         click.echo(remark)

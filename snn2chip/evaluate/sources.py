@@ -100,12 +100,12 @@ def open_source(network: Network, data: Any, labels: Any = None, *, free_time: b
     Raises:
         S2CError: the data is of no such kind, cannot be read, or does not fit the network.
     """
-    if _is_array(data) and not data.shape:
+    if is_array(data) and not data.shape:
         raise UsageError("a single number is no data", fix="give samples [N, ...]")
-    if isinstance(data, tuple) and len(data) == 2 and labels is None and _is_array(data[0]):
+    if isinstance(data, tuple) and len(data) == 2 and labels is None and is_array(data[0]):
         data, labels = data
     rank = len(network.sample_shape)
-    if _is_array(data):
+    if is_array(data):
         source = _from_array(data, labels)
         check_shape(network, (source.length or 0, *source.sample_shape), source.dtype, free_time=free_time)
         return source
@@ -121,15 +121,42 @@ def open_source(network: Network, data: Any, labels: Any = None, *, free_time: b
     return source
 
 
+def gathered(data: Any) -> Piece:
+    """Samples [N, ...] and labels [N] or None, in memory, of what is no array: a ``Dataset``, a list, a ``DataLoader``.
+
+    Args:
+        data: a ``Dataset`` or list holds samples, x or (x, y); a ``DataLoader`` yields batches of them.
+
+    Raises:
+        S2CError: the data is of no such kind, is empty, cannot be read, or its samples differ in shape.
+    """
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        source = _from_items(data, _rank_of(data[i] for i in range(min(1, len(data)))))
+    elif hasattr(data, "dataset") and hasattr(data, "batch_size"):
+        source = _from_stream(data, _rank_of(data) - (data.batch_size is not None or data.batch_sampler is not None))
+    else:
+        raise UsageError(f"a {type(data).__name__} is no data", fix="give an array, a Dataset, a DataLoader, or a list")
+    samples, labels = zip(*source._checked(1), strict=True)
+    return np.concatenate(samples), np.concatenate(labels) if source.labelled else None
+
+
+def _rank_of(items: Iterable[Any]) -> int:
+    """Axes of the first thing that is handed over; 0 if nothing is."""
+    with _blamed("sample 0"):
+        first = next(iter(items), None)
+    return 0 if first is None else _taken_apart(first, "sample 0")[0].ndim
+
+
 # --- arrays ---
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
+    """Whether a value has what an array is read by."""
     return hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__getitem__")
 
 
 def _from_array(x: Any, y: Any) -> Source:
-    if not _is_array(y) and y is not None:
+    if not is_array(y) and y is not None:
         y = as_numpy(y, "labels")
     samples = len(x)
     if y is not None and tuple(y.shape) != (samples,):

@@ -13,7 +13,7 @@ import pytest
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.evaluate import evaluate
 from snn2chip.evaluate.files import open_arrays
-from snn2chip.evaluate.sources import open_source
+from snn2chip.evaluate.sources import gathered, open_source
 from tests.evaluate.conftest import Whole
 
 torch = pytest.importorskip("torch")
@@ -94,6 +94,33 @@ SOURCES: dict[str, Callable[[Whole, Path], tuple[Any, Any]]] = {
 def test_every_source_gives_the_same(whole: Whole, tmp_path: Path, kind: str, size: int) -> None:
     data, labels = SOURCES[kind](whole, tmp_path)
     assert evaluate(whole.program, data, labels, shard_size=size) == whole.evaluation
+
+
+@pytest.mark.parametrize("kind", ["Dataset", "list", "DataLoader", "DataLoader without batches"])
+def test_what_is_no_array_is_gathered_without_a_network(whole: Whole, tmp_path: Path, kind: str) -> None:
+    x, y = gathered(SOURCES[kind](whole, tmp_path)[0])
+    np.testing.assert_array_equal(x, whole.x)
+    np.testing.assert_array_equal(y, whole.y)
+    samples, none = gathered(list(whole.x))
+    np.testing.assert_array_equal(samples, whole.x)
+    assert none is None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (None, "a NoneType is no data"),
+        (iter([np.zeros((4, 6))]), "is no data"),
+        ([], "nothing to simulate"),
+        ([np.zeros((4, 6)), np.zeros((4, 7))], "a sample has shape (4, 7), the first one had (4, 6)"),
+        ([(np.zeros(3), 1), np.zeros(3)], "some samples have a label"),
+        ([{"x": 1}], "no sample"),
+    ],
+)
+def test_what_cannot_be_gathered(data: Any, message: str) -> None:
+    with pytest.raises(S2CError) as refused:
+        gathered(data)
+    assert message in refused.value.what
 
 
 def test_lengths(whole: Whole) -> None:

@@ -330,7 +330,7 @@ class Job:
                 "the number of time steps is not known",
                 where=type(self.model).__name__,
                 why="the model computes one step per call",
-                fix="give time_steps=T, or run=my_run that resets the model and loops over time",
+                fix="give time_steps=T (--time-steps T), or run=my_run that resets the model and loops over time",
             )
         options = [Layout(None, 0)] if found is not None else []
         options += layouts

@@ -31,7 +31,8 @@ from snn2chip.report import collect, views
 from snn2chip.report.manifest import MANIFEST, hashes, versions, write_manifest
 from snn2chip.report.terminal import summary
 from snn2chip.simulate import simulate
-from snn2chip.simulate.data import as_samples
+from snn2chip.simulate.data import as_numpy, as_samples, require_dense
+from snn2chip.simulate.readout import classes, require_classes
 from snn2chip.verify import verify
 from snn2chip.verify.measure import measure
 
@@ -96,6 +97,7 @@ def trace(
 
     from snn2chip.frontend.torch import trace as traced
 
+    require_dense(example, "example")
     batch = torch.from_numpy(example) if isinstance(example, np.ndarray) else example
     return traced(model, batch, time_steps=time_steps, run=run, **options)
 
@@ -136,7 +138,8 @@ def compile(  # noqa: A001  the name is the public one
         target: name of a target, path of a ``.toml``, or a Target.
         calibration: samples [N, T, ...] (or [N, ...] with direct coding) that choose scales.
         out: folder to create; an earlier output of this function is replaced.
-        data, labels: samples and their classes [N] to measure on; left out, the calibration samples without accuracy.
+        data, labels: samples and their classes [N], counted from 0, to measure on; left out, the calibration samples
+            without accuracy.
         run, trace_options: how a sample is run where it is not one ``model(x)``, and what else :func:`trace` takes.
         weight_bits, encoder, passes, approximate, host: see :func:`quantize`.
         against: oracles of :func:`verify` to run; one that is not installed is reported as not run.
@@ -148,8 +151,8 @@ def compile(  # noqa: A001  the name is the public one
 
     Raises:
         UsageError: an argument is missing or wrong.
-        S2CError: the network cannot be traced, represented or verified, or the folder cannot be written. Nothing is
-            left behind then, and an earlier output stays as it was.
+        S2CError: a label is no class; the network cannot be traced, represented or verified; or the folder cannot be
+            written. Nothing is left behind then, and an earlier output stays as it was.
     """
     tell = progress or (lambda stage, done, total: None)
     if calibration is None:
@@ -169,7 +172,7 @@ def compile(  # noqa: A001  the name is the public one
             graph, chosen = _graph(model, example, options)
         calibrating = as_samples(graph, calibration)
         tested = calibrating if data is None else as_samples(graph, data)
-        truth = None if labels is None else _labels(labels, len(tested))
+        truth = None if labels is None else _labels(labels, graph, len(tested))
 
         done: list[str] = []
 
@@ -254,7 +257,8 @@ def _graph_of_samples(model: Any, samples: Any, options: Mapping[str, Any]) -> t
     A model that takes [T, N, ...] would read samples as steps. It either fails or becomes a Graph of another T, which
     cannot take the samples; then it is given them with time first.
     """
-    batch = samples[:_EXAMPLE_SAMPLES]
+    require_dense(samples, "calibration")
+    batch = (samples if hasattr(samples, "ndim") else as_numpy(samples, "calibration"))[:_EXAMPLE_SAMPLES]
     turned = () if isinstance(model, Graph) or batch.ndim < 3 else (batch.swapaxes(0, 1),)
     failure: S2CError | None = None
     for example in (batch, *turned):
@@ -269,15 +273,9 @@ def _graph_of_samples(model: Any, samples: Any, options: Mapping[str, Any]) -> t
     raise failure
 
 
-def _labels(labels: Any, samples: int) -> Array:
-    detach = getattr(labels, "detach", None)
-    array = np.asarray(detach().cpu().numpy() if detach is not None else labels)
-    if array.shape != (samples,) or array.dtype.kind not in "iu":
-        raise S2CError(
-            f"the labels have shape {array.shape} and type {array.dtype}",
-            where="labels",
-            why=f"{samples} samples need {samples} whole numbers: the class of each",
-        )
+def _labels(labels: Any, graph: Graph, samples: int) -> Array:
+    array = as_numpy(labels, "labels")
+    require_classes(array, samples, classes(graph))
     return array.astype(np.int64)
 
 

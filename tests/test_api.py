@@ -93,6 +93,23 @@ def test_compile_is_repeatable_and_reads_back(net: Graph, tmp_path: Path) -> Non
     assert "20 of the 30 samples measured on were calibration samples too." in first.report["remarks"]
 
 
+@pytest.mark.parametrize("label", [-1, 3, 255, 1.5, np.nan])
+def test_a_label_that_is_no_class(net: Graph, tmp_path: Path, label: float) -> None:
+    labels = np.where(np.arange(30) == 17, label, np.arange(30) % 3)
+    with pytest.raises(S2CError, match="is no class") as caught:
+        s2c.compile(net, calibration=X, data=X, labels=labels, out=tmp_path / "out")
+    assert caught.value.where == "labels, sample 17"
+    assert "0 to 2" in caught.value.why
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_example_with_a_mask() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(S2CError, match="1 of 4 values are masked") as caught:
+        s2c.trace(torch.nn.Linear(4, 2), np.ma.masked_equal(np.arange(4, dtype=np.float32)[None], 2))
+    assert caught.value.where == "example"
+
+
 def test_net_is_written_where_netx_can_take_it(net: Graph, tmp_path: Path) -> None:
     build = s2c.compile(net, calibration=X, out=tmp_path / "out", against=())
     refused = {entry["what"]: entry["why"] for entry in build.report["not_done"]}
@@ -175,8 +192,10 @@ def test_an_oracle_that_is_missing_is_named(net: Graph, tmp_path: Path, monkeypa
         ({}, "calibration data is missing"),
         ({"calibration": X, "labels": np.zeros(30, int)}, "there are labels but no data"),
         ({"calibration": X, "time_steps": 9}, "contradicts the Graph"),
-        ({"calibration": X, "data": X, "labels": np.zeros(7, int)}, "the labels have shape"),
-        ({"calibration": X, "data": X, "labels": np.zeros(30)}, "type float64"),
+        ({"calibration": X, "data": X, "labels": np.zeros(7, int)}, r"labels of shape \(7,\) do not fit 30"),
+        ({"calibration": X, "data": X, "labels": ["cat"] * 30}, "the label cat is no class"),
+        ({"calibration": X, "data": X, "labels": np.ma.masked_equal(np.arange(30) % 3, 1)}, "10 of 30 values are mask"),
+        ({"calibration": np.ma.masked_less(X, 0.5)}, "values are masked"),
         ({"calibration": X[:, :, :3]}, "the data has shape"),
         ({"calibration": X, "target": "loihi9"}, "there is no target"),
         ({"calibration": X, "against": ("magic",)}, "called 'magic'"),

@@ -7,11 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from snn2chip.errors import S2CError
 from snn2chip.ir.layers import Array
-from snn2chip.simulate.readout import predictions
+from snn2chip.simulate.readout import predictions, require_classes
 from snn2chip.simulate.result import Counts, Result
 
 
@@ -65,13 +62,7 @@ class Evaluation:
         best = predictions(result.outputs)
         correct = None
         if labels is not None and best is not None:
-            if labels.shape != best.shape:
-                raise S2CError(
-                    f"labels of shape {labels.shape} do not fit {len(best)} samples",
-                    where="labels",
-                    fix="give the class index of each sample, [N]",
-                )
-            _require_classes(labels, result.outputs.shape[1], first)
+            require_classes(labels, len(best), result.outputs.shape[1], first)
             correct = int((best == labels).sum())
         counts = {name: LayerTotals.of(layer) for name, layer in result.counts.items()}
         return cls(len(result.outputs), correct, counts, result.saturated_inputs)
@@ -100,17 +91,3 @@ class Evaluation:
     def from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
         """The inverse of :meth:`as_dict`."""
         return cls(**{**data, "counts": {name: LayerTotals(**totals) for name, totals in data["counts"].items()}})
-
-
-def _require_classes(labels: Array, classes: int, first: int) -> None:
-    """Counted from 1, or rounded, labels would give an accuracy too, and a wrong one."""
-    numbers = labels.dtype.kind in "biuf"
-    wrong = (labels < 0) | (labels >= classes) | (labels != np.floor(labels)) if numbers else np.ones(len(labels), bool)
-    if wrong.any():
-        at = int(np.argmax(wrong))
-        raise S2CError(
-            f"the label {labels[at]} is no class",
-            where=f"labels, sample {first + at}",
-            why=f"the network tells {classes} classes apart, 0 to {classes - 1}",
-            fix="give class indices counted from 0, and leave out samples that belong to none",
-        )

@@ -19,7 +19,7 @@ from snn2chip.evaluate.files import in_memory
 from snn2chip.evaluate.shard import Job, cut
 from snn2chip.ir.graph import Network
 from snn2chip.ir.layers import Array, Shape
-from snn2chip.simulate.data import as_numpy, as_samples, check_shape
+from snn2chip.simulate.data import as_numpy, as_samples, check_shape, require_dense
 
 Piece = tuple[Array, "Array | None"]
 
@@ -100,6 +100,7 @@ def open_source(network: Network, data: Any, labels: Any = None, *, free_time: b
     Raises:
         S2CError: the data is of no such kind, cannot be read, or does not fit the network.
     """
+    require_dense(data, "input")
     if is_array(data) and not data.shape:
         raise UsageError("a single number is no data", fix="give samples [N, ...]")
     if isinstance(data, tuple) and len(data) == 2 and labels is None and is_array(data[0]):

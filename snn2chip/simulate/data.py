@@ -20,8 +20,9 @@ def as_numpy(value: Any, where: str = "input") -> Array:
         where: it stands, for messages.
 
     Raises:
-        S2CError: it is none of those: ragged lists, a sparse or quantized tensor.
+        S2CError: it is none of those: ragged lists, a sparse, nested or quantized tensor; or values are masked.
     """
+    require_dense(value, where)
     try:
         if not hasattr(value, "detach"):
             return np.asarray(value)
@@ -33,6 +34,32 @@ def as_numpy(value: Any, where: str = "input") -> Array:
         why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         fix = "give a dense array or tensor [N, ...], all samples of one shape"
         raise S2CError("this cannot be read as an array of numbers", where=where, why=why, fix=fix) from None
+
+
+def require_dense(value: Any, where: str) -> None:
+    """Raise unless every value is there: numpy would take what lies under a mask for data.
+
+    Args:
+        value: an array, a tensor, or lists of them; anything else passes.
+        where: it stands, for messages.
+    """
+    if isinstance(value, list | tuple):
+        for item in value:
+            require_dense(item, where)
+    elif isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise S2CError(
+            f"{np.ma.getmaskarray(value).sum()} of {value.size} values are masked",
+            where=where,
+            why="a network has no missing inputs, and what lies under the mask is no data",
+            fix="say what stands there: array.filled(0)",
+        )
+    elif getattr(value, "is_nested", False) is True:
+        raise S2CError(
+            "the data is a nested tensor",
+            where=where,
+            why="its samples have shapes of their own",
+            fix="bring them to one shape, e.g. with torch.nested.to_padded_tensor(x, 0.0)",
+        )
 
 
 def as_samples(network: Network, x: Any, *, free_time: bool = False, first: int = 0) -> Array:

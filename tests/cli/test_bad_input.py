@@ -86,7 +86,7 @@ def test_wrong_usage(run, built: Path, arguments: tuple[str, ...], parts: tuple[
         (("compile", "user.py:network", "--data", "user.py:no_data"), ("no array of numbers",)),
         (("compile", "user.py:network", "--data", "wide.npz"), ("an example of shape (4, 7)", "user.py:")),
         (("compile", "user.py:network", "--data", "nan.npz"), ("NaN",)),
-        (("compile", "user.py:network", "--data", "labels.npz"), ("the labels have shape (7,)", "40 samples")),
+        (("compile", "user.py:network", "--data", "labels.npz"), ("labels of shape (7,) do not fit 40 samples",)),
         (("compile", "user.py:network", *DATA, "--out", "data.npz"), ("could not be written", "a file of that name")),
         (("compile", "user.py:network", *DATA, "--out", "."), ("not an earlier output of this command",)),
         (("compile", "user.py:network", *DATA, "--weights", "none.pt"), ("there is no such file", "none.pt")),

@@ -225,6 +225,9 @@ def test_a_loader_that_yields_fewer_or_more_than_it_says(whole: Whole) -> None:
         (3, None, "a int is no data"),
         (np.float32(3), None, "a single number is no data"),
         (torch.zeros(5, 4, 6).to_sparse(), None, "cannot be read"),
+        (np.ma.masked_array(np.zeros((5, 4, 6)), np.eye(6, dtype=bool)[:4] & np.ones((5, 4, 6), bool)), None, "20 of"),
+        ([np.ma.masked_equal(np.arange(24).reshape(4, 6), 3)] * 2, None, "1 of 24 values are masked"),
+        (np.zeros((5, 4, 6)), np.ma.masked_equal([0, 1, 2, 0, 1], 2), "1 of 5 values are masked"),
         ([[[1], [2, 3], [4]]], None, "cannot be read as an array"),
         (np.zeros((2, 4, 6)), [[1], [2, 3]], "cannot be read as an array"),
         ([], None, "nothing to simulate"),
@@ -244,6 +247,20 @@ def test_no_data(whole: Whole, data: Any, labels: Any, message: str) -> None:
     with pytest.raises(S2CError) as refused:
         evaluate(whole.program, data, labels)
     assert message in refused.value.what
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors(whole: Whole, layout: torch.layout) -> None:
+    nested = torch.nested.nested_tensor([torch.zeros(4, 6), torch.zeros(3, 6)], layout=layout)
+    with pytest.raises(S2CError, match="is a nested tensor") as refused:
+        evaluate(whole.program, nested)
+    assert "to_padded_tensor" in refused.value.fix
+
+
+def test_a_mask_of_nothing_is_none(whole: Whole) -> None:
+    """Readers of scientific files hand out masked arrays whether or not a value is missing."""
+    assert evaluate(whole.program, np.ma.masked_invalid(whole.x), whole.y) == whole.evaluation
 
 
 def test_a_shuffled_data_set_has_no_run_folder(whole: Whole, tmp_path: Path) -> None:

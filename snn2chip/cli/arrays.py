@@ -16,6 +16,7 @@ from snn2chip.errors import S2CError, UsageError
 from snn2chip.evaluate.files import UNREADABLE, Parts, StoredArray, in_memory, open_arrays, unreadable
 from snn2chip.evaluate.sources import gathered, is_array
 from snn2chip.ir.layers import Array
+from snn2chip.simulate.data import require_dense
 
 AXES = "NTCHW"
 
@@ -68,6 +69,7 @@ def open_data(
     """
     if _names_function(spec):
         made = call(spec, "data")
+        require_dense(made, spec)
         x, y = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     elif spec.endswith((".npy", ".npz")) or Path(spec).is_dir():
         x, y = open_arrays(spec, key, labels)

@@ -62,7 +62,7 @@ _scale_options = together(
     show_default=True,
     help="The same integers from each; auto takes fast where the run repays its preparation, never the GPU (cuda).",
 )
-@click.option("--explain-engine", is_flag=True, help="Say what computes each layer, and why; run nothing.")
+@click.option("--explain-engine", is_flag=True, help="Say which engine computes it, how, and why; run nothing.")
 @json_option
 def command(
     network: str,
@@ -229,25 +229,36 @@ def _explain(
 ) -> None:
     from snn2chip.evaluate.sizing import SHARD_SAMPLES
     from snn2chip.evaluate.sources import open_source
-    from snn2chip.simulate.fast.explain import explain_engine
+    from snn2chip.simulate.engine import machine_clock
+    from snn2chip.simulate.explain import explain_engine
 
-    if options["clock"] == "machine":
-        raise UsageError("the machine's clock is always the reference engine's", fix="leave out --explain-engine")
-    source = open_source(program, *data)
+    machine = machine_clock(*(options[name] for name in ("clock", "reset_interval", "reset_phase", "registers")))
+    source = open_source(program, *data, free_time=machine is not None)
     samples = SHARD_SAMPLES if source.length is None else source.length
     steps = source.sample_shape[0] if program.coding == "steps" else program.time_steps or 0
-    found = explain_engine(program, samples, steps, wanted=frozenset(record), batch_size=options["batch_size"])
+    found = explain_engine(
+        program,
+        samples,
+        steps,
+        engine=options["engine"],
+        machine=machine,
+        wanted=frozenset(record),
+        batch_size=options["batch_size"],
+    )
     if as_json:
         print_json(dataclasses.asdict(found))
         return
     if found.rows:
         print_table(("layer", "kind", "kernel", "why", "proved"), [dataclasses.astuple(row) for row in found.rows])
-    click.echo(f"\nTaken for {count(samples)} samples of {count(steps)} steps: {found.engine} ({found.why}).")
+        click.echo()
+    click.echo(f"Taken for {count(samples)} samples of {count(steps)} steps: {found.engine} ({found.why}).")
+    memory = "" if found.memory is None else f", and takes at most {number(found.memory.total / 2**20)} MiB"
+    if found.how:
+        click.echo(f"The {found.engine} engine computes {found.how}{memory}.")
     if found.chunk is not None and found.memory is not None:
-        memory = found.memory
         click.echo(
             f"The fast engine computes {count(found.chunk.samples)} samples and {count(found.chunk.steps)} steps at "
-            f"once in {counted(memory.workers, 'thread')}, and takes at most {number(memory.total / 2**20)} MiB."
+            f"once in {counted(found.memory.workers, 'thread')}{memory}."
         )
     for remark in found.remarks:
         click.echo(remark)

@@ -53,13 +53,8 @@ def run(
     Raises:
         S2CError: torch finds no GPU, a batch does not fit its memory, or it computes other integers than numpy.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise S2CError(
-            "there is no GPU to simulate on",
-            why="torch.cuda.is_available() is False"
-            + ("" if torch.version.cuda else ": this torch is built without CUDA"),
-            fix='leave out engine="cuda" (--engine cuda): the fast engine gives the same integers',
-        )
+    if device == "cuda":
+        require_gpu()
     options: dict[str, Any] = {"machine": machine, "backend": "auto", "first": first}
     on_device = _Device(program, torch.device(device))
     with _exact():
@@ -75,6 +70,28 @@ def run(
             ) from None
     expected = reference.run(program, samples[:1], steps, frozenset(), batch_size=1, progress=None, **options)
     _compare(found, expected)
+    return found
+
+
+def require_gpu() -> None:
+    """Raise unless torch finds a GPU."""
+    if not torch.cuda.is_available():
+        raise S2CError(
+            "there is no GPU to simulate on",
+            why="torch.cuda.is_available() is False"
+            + ("" if torch.version.cuda else ": this torch is built without CUDA"),
+            fix='leave out engine="cuda" (--engine cuda): the fast engine gives the same integers',
+        )
+
+
+def on_host(program: Program) -> dict[str, str]:
+    """The populations whose step has operations only numpy does, and why."""
+    found = {}
+    for node in program.neurons:
+        try:
+            trace_step(node.layer.model, program.target.arithmetic)  # type: ignore[attr-defined]
+        except NotSymbolicError as error:
+            found[node.name] = str(error)
     return found
 
 

@@ -74,11 +74,11 @@ def simulate(
         if engine == "cuda":
             if not isinstance(network, Program):
                 raise UsageError("a float network is not simulated on a GPU", fix='leave out engine="cuda"')
-            _needs_torch("simulating on a GPU")
+            needs_torch("simulating on a GPU")
             from snn2chip.simulate import cuda
 
             return cuda.run(network, samples, steps, wanted, machine=machine, **options)
-        if _takes_fast(network, machine, engine, len(samples), steps):
+        if takes_fast(network, machine, engine, len(samples), steps):
             assert isinstance(network, Program)
             return fast.run(network, samples, steps, wanted, **options)
         return reference.run(network, samples, steps, wanted, machine=machine, backend=backend, **options)
@@ -157,25 +157,31 @@ class _Anew:
 def again(program: Program, samples: Array, times: int) -> Again:
     """For about ``times`` runs of Programs that are much like this one, all on checked ``samples`` [N, ...]."""
     steps = samples.shape[1] if program.coding == "steps" else program.time_steps or 0
-    if not _takes_fast(program, None, "auto", len(samples) * times, steps):
+    if not takes_fast(program, None, "auto", len(samples) * times, steps):
         return _Anew(samples)
     from snn2chip.simulate.fast.again import Again as Sharing
 
     return Sharing(samples, steps)
 
 
-def _needs_torch(what: str) -> None:
+def needs_torch(what: str) -> None:
+    """Raise unless torch is there for ``what``."""
     if why := fast.torch_missing():
         raise S2CError(f"{what} needs torch", why=why, fix="pip install torch")
 
 
-def _takes_fast(network: Network, machine: MachineClock | None, engine: Engine, samples: int, steps: int) -> bool:
+def takes_fast(network: Network, machine: MachineClock | None, engine: Engine, samples: int, steps: int) -> bool:
+    """Whether the fast engine runs this, where the GPU is not asked for.
+
+    Raises:
+        S2CError: it is asked for, and cannot.
+    """
     if engine == "fast" and (machine is not None or not isinstance(network, Program)):
         what = "the machine's clock" if machine is not None else "a float network"
         raise UsageError(f"the fast engine does not run {what}", fix='leave out engine="fast"')
     if engine == "reference" or machine is not None or not isinstance(network, Program):
         return False
     if engine == "fast":
-        _needs_torch("the fast engine")
+        needs_torch("the fast engine")
         return True
     return fast.worthwhile(network, samples, steps)

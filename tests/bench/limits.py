@@ -14,8 +14,8 @@ from bench.machine import copy_bandwidth
 from bench.measure import seconds
 from snn2chip.ir.layers import Conv2d, Linear
 from snn2chip.ir.program import Program
+from snn2chip.simulate.explain import explain_engine
 from snn2chip.simulate.fast import plan_for
-from snn2chip.simulate.fast.explain import explain_engine
 from snn2chip.simulate.fast.plan import Plan, chunk_of, piece_of
 from snn2chip.simulate.fast.population import Piece
 

@@ -24,7 +24,7 @@ from bench.networks import named
 from bench.variants import inference
 from snn2chip.ir.program import Program
 from snn2chip.ir.program_file import pack, unpack
-from snn2chip.simulate.fast.explain import explain_engine
+from snn2chip.simulate.explain import explain_engine
 
 # Functions do not travel between processes; names of networks do.
 FAST = "snn2chip fast"

@@ -16,7 +16,7 @@ from bench.measure import Variant, seconds
 from bench.networks import Net
 from snn2chip.ir.layers import Conv, Linear
 from snn2chip.ir.program import Program
-from snn2chip.simulate.fast.explain import explain_engine
+from snn2chip.simulate.explain import explain_engine
 
 REFERENCE = "snn2chip, reference engine"
 ONE_THREAD = "snn2chip fast, 1 thread"

@@ -153,6 +153,14 @@ def loader():
     return torch.utils.data.DataLoader(Recordings(), batch_size=7)
 
 
+def nested():
+    return torch.nested.nested_tensor([torch.zeros(6), torch.zeros(5)], layout=torch.jagged)
+
+
+def masked():
+    return np.ma.masked_equal(np.arange(24).reshape(4, 6) % 4, 1)
+
+
 def no_data():
     return {"a": 1}
 

@@ -84,6 +84,8 @@ def test_wrong_usage(run, built: Path, arguments: tuple[str, ...], parts: tuple[
         (("compile", "user.py:Branching", *DATA), ("user.py",)),
         (("compile", "user.py:nan", *DATA), ("NaN", "fc1")),
         (("compile", "user.py:network", "--data", "user.py:no_data"), ("no array of numbers",)),
+        (("compile", "user.py:network", "--data", "user.py:nested"), ("is a nested tensor", "user.py:nested")),
+        (("simulate", "built", "--data", "user.py:masked"), ("6 of 24 values are masked",)),
         (("compile", "user.py:network", "--data", "wide.npz"), ("an example of shape (4, 7)", "user.py:")),
         (("compile", "user.py:network", "--data", "nan.npz"), ("NaN",)),
         (("compile", "user.py:network", "--data", "labels.npz"), ("labels of shape (7,) do not fit 40 samples",)),

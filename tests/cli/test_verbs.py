@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import Result
 
 import snn2chip
@@ -118,6 +119,33 @@ def test_simulate_takes_every_kind_of_data(run, built: Path, data: tuple[str, ..
     assert told["totals"] == dict(result.totals())
     assert told["samples"] == 40
     assert told["run"]["peak_memory"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "engine", "told"),
+    [
+        ((), "reference", "too short to repay"),
+        (("--engine", "fast"), "fast", "steps at once in"),
+        (("--engine", "reference"), "reference", "as it is defined, in numpy's 64-bit integers"),
+        (("--clock", "machine", "--reset-interval", "9"), "reference", "the machine's clock is the reference"),
+    ],
+)
+def test_the_engine_that_is_asked_for_is_explained(
+    run, built: Path, options: tuple[str, ...], engine: str, told: str
+) -> None:
+    arguments = ("simulate", "built", "--data", "data.npz", "--explain-engine", *options)
+    text = out(run(*arguments))
+    assert f"4 steps: {engine} (" in text
+    assert told in text
+    assert json.loads(out(run(*arguments, "--json")))["engine"] == engine
+
+
+def test_a_gpu_that_is_not_there_is_not_explained(run, built: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("torch finds a GPU on this machine")
+    result = run("simulate", "built", "--data", "data.npz", "--explain-engine", "--engine", "cuda")
+    assert result.exit_code == 1
+    assert "there is no GPU to simulate on" in result.stderr
 
 
 def test_simulate_states_its_memory_first(run, built: Path) -> None:

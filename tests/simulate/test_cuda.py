@@ -17,6 +17,7 @@ from snn2chip.ir.layers import Linear, MatMul, MaxPool, Mul, Neuron, Permute, Re
 from snn2chip.ir.program import Program
 from snn2chip.neurons.lif import LIF, IntegerLIF
 from snn2chip.simulate import cuda, simulate
+from snn2chip.simulate.explain import explain_engine
 from snn2chip.simulate.reference import MachineClock
 from tests.emit.lava_networks import NETWORKS
 from tests.emit.random_programs import Case, cases
@@ -74,6 +75,20 @@ def test_sums_of_any_width(device: str, size: int) -> None:
     )
     x = rng.integers(0, 200, (3, *made.sample_shape))
     assert_same(simulate(made, x, record=EVERYTHING, engine="reference"), run(made, x, device))
+
+
+def test_the_gpu_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    unusual = Unusual(np.asarray(9), np.asarray(100), np.asarray(4096), np.asarray(3))
+    made = program((4,), node("fc", Linear(np.eye(4, dtype=int)), "x"), node("lif", Neuron(unusual), "fc"), bits=8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(S2CError, match="there is no GPU"):
+        explain_engine(made, 2, 5, engine="cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    told = explain_engine(made, 2, 5, engine="cuda")
+    assert (told.engine, told.why) == ("cuda", "it is asked for")
+    (remark,) = told.remarks
+    assert remark.startswith("lif: computed by numpy on the host")
+    assert "numpy.sort" in remark
 
 
 @devices

@@ -50,12 +50,15 @@ from snn2chip.ir.target import load_target
 from snn2chip.neurons.lif import LIF, IntegerLIF
 from snn2chip.neurons.ternary import IntegerTernaryLIF
 from snn2chip.simulate import Result, fast, simulate
+from snn2chip.simulate.explain import explain_engine
 from snn2chip.simulate.fast import choice, compiled, linear, methods
 from snn2chip.simulate.fast import plan as planning
-from snn2chip.simulate.fast.explain import explain_engine, peak_memory
+from snn2chip.simulate.fast.explain import peak_memory
 from snn2chip.simulate.fast.population import Inflow, Layout, Piece, Population
+from snn2chip.simulate.footprint import reference_memory
 from snn2chip.simulate.ops import NumpyOps, apply
 from snn2chip.simulate.ranges import Range, sum_range
+from snn2chip.simulate.reference import MachineClock
 from tests.emit.random_programs import Case, cases
 
 pytest.importorskip("numba")
@@ -932,6 +935,32 @@ def test_auto_takes_it_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     simulate(made, x, clock="machine")
     assert taken == ["fast"]
     assert explain_engine(made, 2, 5).engine == "fast"
+
+
+def test_every_engine_is_explained() -> None:
+    """Which engine ran is seen in what the explanations state: the fast one's plan, or the definition's memory."""
+    rng = np.random.default_rng(4)
+    made = conv_net(rng)
+    fast_one, auto = explain_engine(made, 2, 5, engine="fast"), explain_engine(made, 2, 5)
+    assert (fast_one.engine, fast_one.why, auto.engine) == ("fast", "it is asked for", "reference")
+    assert fast_one.rows == auto.rows
+    told = explain_engine(made, 2, 5, engine="reference")
+    assert (told.engine, told.why, told.rows, told.chunk) == ("reference", "it is asked for", (), None)
+    assert told.memory == reference_memory(made, 2, 5, 128)
+    assert explain_engine(made, 2, 5, engine="reference", wanted=frozenset("v")).memory is None
+    clocked = explain_engine(made, 2, 5, machine=MachineClock())
+    assert (clocked.engine, clocked.why) == ("reference", "the machine's clock is the reference engine's")
+    with pytest.raises(UsageError, match="does not run the machine's clock"):
+        explain_engine(made, 2, 5, engine="fast", machine=MachineClock())
+
+
+def test_without_torch_the_reference_engine_is_explained() -> None:
+    made = conv_net(np.random.default_rng(4))
+    why = "torch cannot be imported (No module named 'torch')"
+    with mock.patch.object(fast, "torch_missing", return_value=why):
+        assert (explain_engine(made, 10**6, 5).engine, explain_engine(made, 10**6, 5).why) == ("reference", why)
+        with pytest.raises(S2CError, match="the fast engine needs torch"):
+            explain_engine(made, 2, 5, engine="fast")
 
 
 def test_what_it_does_not_run_is_said() -> None:

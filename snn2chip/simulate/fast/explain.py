@@ -9,10 +9,8 @@ import torch
 
 from snn2chip.ir.graph import Node
 from snn2chip.ir.layers import Conv, Flatten, Linear, Neuron, Permute, Reshape
-from snn2chip.ir.program import Program
-from snn2chip.simulate.fast import compiled, plan_for, worthwhile
 from snn2chip.simulate.fast.methods import METHODS
-from snn2chip.simulate.fast.plan import Chunk, Plan, chunk_of, last_reader, piece_of, refusal
+from snn2chip.simulate.fast.plan import Chunk, Plan, chunk_of, last_reader, piece_of
 from snn2chip.simulate.footprint import Memory, result_bytes
 
 
@@ -27,42 +25,9 @@ class Row:
     proved: str
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """How a run would be computed.
-
-    Args:
-        engine: what ``engine="auto"`` takes for it, and ``why``.
-        rows: one per layer; empty where the fast engine does not run the program.
-        chunk, memory: of the fast engine, None where it does not run.
-        remarks: what would make it faster.
-    """
-
-    engine: str
-    why: str
-    rows: tuple[Row, ...] = ()
-    chunk: Chunk | None = None
-    memory: Memory | None = None
-    remarks: tuple[str, ...] = ()
-
-
-def explain_engine(
-    program: Program, samples: int, steps: int, *, wanted: frozenset[str] = frozenset(), batch_size: int = 128
-) -> Explanation:
-    """What runs ``samples`` samples of ``steps`` steps; kernels are chosen, and timed, as for the run itself."""
-    if why := refusal(program):
-        return Explanation("reference", why)
-    remarks = tuple(filter(None, [compiled.missing(), compiled.cache_remark()]))
-    plan = plan_for(program, wanted, samples, steps)
-    chunk = chunk_of(plan, samples, steps, batch_size, torch.get_num_threads())
-    taken = worthwhile(program, samples, steps)
-    if compiled.missing():
-        why = "without numba the reference engine is as good"
-    else:
-        why = "the run repays its preparation" if taken else "the run is too short to repay the preparation"
-    rows = tuple(_row(plan, node) for node in program)
-    memory = peak_memory(plan, samples, steps, wanted, batch_size)
-    return Explanation("fast" if taken else "reference", why, rows, chunk, memory, remarks)
+def rows(plan: Plan) -> tuple[Row, ...]:
+    """Every layer of a plan, in order of execution."""
+    return tuple(_row(plan, node) for node in plan.program)
 
 
 def _row(plan: Plan, node: Node) -> Row:

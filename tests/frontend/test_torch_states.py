@@ -74,8 +74,14 @@ def subtracted(current: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return spike, v - 0.5 * spike
 
 
+def compared_twice(current: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    v = v * 0.8 + current
+    return (v > 0.5).float(), v * (v <= 0.5)
+
+
 @pytest.mark.parametrize(
-    ("update", "reset"), [(in_place, "hard"), (filled, "hard"), (kept, "hard"), (subtracted, "soft")]
+    ("update", "reset"),
+    [(compared_twice, "hard"), (in_place, "hard"), (filled, "hard"), (kept, "hard"), (subtracted, "soft")],
 )
 def test_updates_written_in_other_operations(update: Update, reset: str) -> None:
     graph = traced(TwoLayers(update), X)
@@ -222,6 +228,25 @@ class Begins(TwoLayers):
             out = current if out is None else 0.9 * out + current
             read_out.append(out)
         return torch.stack(read_out).mean(0)
+
+
+class TakenApart(TwoLayers):
+    """The layer runs over all steps, and the loop takes its result apart."""
+
+    def forward(self, x: Tensor) -> Any:
+        def layer(currents: Any, size: int) -> Tensor:
+            v, spikes = torch.zeros(len(x), size), []
+            for current in currents:
+                spike, v = self.update(current, v)
+                spikes.append(spike)
+            return torch.stack(spikes)
+
+        hidden = layer(self.fc1(x).unbind(1), HIDDEN)
+        return layer((part.squeeze(0) for part in self.fc2(hidden).chunk(T)), OUT).sum(0)
+
+
+def test_steps_taken_apart_before_the_loop() -> None:
+    assert len(traced(TakenApart(), X).neurons) == 2
 
 
 def test_states_that_begin_with_the_first_input() -> None:

@@ -204,15 +204,18 @@ class _Rolled:
         cycles = self._cycles()
         for site in cycles:
             self._begin(site)
-        found: list[_Region] = []
+        firing: list[set[_Site]] = []
         done: set[_Site] = set()
         for site, calls in self.runs.items():
             last = calls[-1]
             if last is None or last.name not in COMPARISONS or not last.depends_on_data or site in done:
                 continue
             sites = self._with_currents(self._membrane(site, cycles), cycles)
+            # A membrane may be compared twice: for the spike, and for what is kept.
+            same = [other for other in firing if other & sites]
+            firing = [*(other for other in firing if other not in same), sites.union(*same)]
             done |= sites
-            found.append(self._region(sites, True))
+        found = [self._region(sites, True) for sites in firing]
         leaking = [c for c in dict.fromkeys(cycles.values()) if not c & done and self._leaks(c)]
         grown = {cycle: self._with_currents(set(cycle), cycles) for cycle in leaking}
         for cycle, sites in grown.items():
@@ -405,6 +408,9 @@ class _Rolled:
             place_of = _leaves(reader).index(ref)
             readers = self.runs[self.site[id(reader)]]
             return [None if call is None else self._start(call, place_of) for call in readers]
+        if len(ref.call.values) == self.steps and ref.out == self.steps - 1 > 0:
+            # The steps of a tensor that was taken apart before the loop.
+            return [Ref(ref.call, step) for step in range(self.steps)]
         calls = self.runs.get(self.site.get(id(ref.call), ()), [ref.call] * self.steps)
         return [None if call is None else Ref(call, ref.out) for call in calls]
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from snn2chip.errors import S2CError
-from snn2chip.frontend.torch.convert import Layout, Traced
+from snn2chip.frontend.torch.convert import Traced
 from snn2chip.frontend.torch.identify import ROUNDING
+from snn2chip.frontend.torch.layout import Layout
 from snn2chip.ir.graph import Graph, Node
 from snn2chip.ir.layers import Array
 from snn2chip.simulate import Result, simulate

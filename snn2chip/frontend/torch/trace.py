@@ -18,12 +18,14 @@ from torch.nn.parameter import is_lazy
 
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.frontend.torch.cells import Cell
-from snn2chip.frontend.torch.convert import ConversionError, How, Layout, Traced, convert
+from snn2chip.frontend.torch.convert import ConversionError, Traced, convert
 from snn2chip.frontend.torch.deployed import Deployed, Select, state_to_hand_back
 from snn2chip.frontend.torch.feedback import with_late_inputs
 from snn2chip.frontend.torch.forwarding import forwarded
 from snn2chip.frontend.torch.gate import check_equal
+from snn2chip.frontend.torch.layout import Layout
 from snn2chip.frontend.torch.per_step import NormsDifferError
+from snn2chip.frontend.torch.readout import How
 from snn2chip.frontend.torch.recorder import Recording, Ref, record
 from snn2chip.frontend.torch.regions import extract, thresholds
 from snn2chip.frontend.torch.sites import told_apart

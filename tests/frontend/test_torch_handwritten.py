@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from snn2chip.errors import S2CError
 from snn2chip.frontend.torch import Cell, register_neuron, trace
 from snn2chip.neurons.lif import LIF
 from snn2chip.simulate import simulate
@@ -304,6 +305,28 @@ def test_a_registered_neuron_is_taken_at_its_word_and_checked() -> None:
     with pytest.raises(Exception, match="does not do what ConvNet does") as caught:
         trace(net, images(0), time_steps=T)
     assert "layer lif1" in caught.value.where
+    assert "registered" in caught.value.fix
+
+
+def test_a_module_that_cannot_be_asked_is_found_in_its_code() -> None:
+    graph = trace(lively(ConvNet(Blocked(decay=0.6), Blocked(decay=0.7), Blocked(decay=0.8))), images(0), time_steps=T)
+    assert [float(node.layer.model.decay) for node in graph.neurons] == [0.6, 0.7, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("to_lif", "why"),
+    [(lambda m: None, "returns a NoneType"), (lambda m: LIF(m.theta, m.decay), "AttributeError: .*'theta'")],
+)
+def test_a_registration_that_gives_no_neuron_is_refused(to_lif: Any, why: str) -> None:
+    class Mine(HandLIF):
+        pass
+
+    register_neuron(Mine, to_lif)
+    with pytest.raises(S2CError, match=f"(?s)what is registered for Mine gives no neuron.*{why}") as caught:
+        trace(lively(ConvNet(Mine(), Mine(), Mine())), images(0), time_steps=T)
+    assert caught.value.where == "lif1"
+    with pytest.raises(S2CError, match="a LIF is no function"):
+        register_neuron(Mine, LIF(np.asarray(1.0), np.asarray(0.5)))  # type: ignore[arg-type]
 
 
 @torch.jit.script

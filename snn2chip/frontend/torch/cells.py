@@ -13,7 +13,7 @@ from typing import Any, Protocol, overload
 
 from torch import Tensor, nn
 
-from snn2chip.errors import UsageError
+from snn2chip.errors import S2CError, UsageError
 from snn2chip.ir.layers import Layer, Shape
 from snn2chip.neurons.base import FloatNeuron
 
@@ -112,17 +112,35 @@ def register_neuron(cls: Any, to_lif: ToNeuron | None = None) -> Any:
         return lambda decorated: register_neuron(decorated, cls)
     if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
         raise UsageError(f"{cls!r} is no torch module class", fix="register_neuron(YourNeuronClass, to_lif)")
+    if not callable(to_lif):
+        raise UsageError(f"a {type(to_lif).__name__} is no function", fix=_TO_LIF)
     _registered[cls] = to_lif
     return cls
 
 
-def registered(module: nn.Module) -> Cell | None:
-    """The cell of a registered class."""
-    for cls in type(module).__mro__:
-        if cls in _registered:
-            made = _registered[cls](module)
-            return Cell(made, attributes={"v": "v", "mem": "v"}) if isinstance(made, FloatNeuron) else made
-    return None
+_TO_LIF = "give a function of the module that returns a model of snn2chip.neurons: lambda m: LIF(m.threshold, m.decay)"
+
+
+def registered(module: nn.Module, path: str) -> Cell | None:
+    """The cell of a registered class.
+
+    Raises:
+        S2CError: what was registered fails for this module, or returns something else.
+    """
+    cls = next((cls for cls in type(module).__mro__ if cls in _registered), None)
+    if cls is None:
+        return None
+    try:
+        made: Any = _registered[cls](module)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+    else:
+        if isinstance(made, FloatNeuron):
+            return Cell(made, attributes={"v": "v", "mem": "v"})
+        if isinstance(made, Cell):
+            return made
+        why = f"it returns a {type(made).__name__}"
+    raise S2CError(f"what is registered for {cls.__name__} gives no neuron", where=path, why=why, fix=_TO_LIF)
 
 
 def library_class(module: nn.Module, *packages: str) -> type | None:

@@ -144,7 +144,8 @@ def _unequal(name: str, d: Difference) -> S2CError:
         where=place,
         why=f"the model gives {d.model:.6g}, the graph {d.graph:.6g}"
         + (f" ({d.margin:.3g} from the threshold)" if d.margin else ""),
-        fix="if a neuron keeps its state between samples, reset it: run=my_run; otherwise please report the model",
+        fix="if a neuron keeps its state between samples, reset it: run=my_run; if you registered it, correct what you "
+        "registered; otherwise please report the model",
     )
 
 

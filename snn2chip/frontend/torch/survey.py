@@ -145,7 +145,7 @@ def _judged(seen: Mapping[str, _Seen]) -> Survey:
 
 
 def _known(module: nn.Module, path: str) -> Cell | None:
-    cell = registered(module)
+    cell = registered(module, path)
     for adapter in ADAPTERS if cell is None else ():
         try:
             cell = adapter.cell(module)

@@ -18,7 +18,7 @@ from snn2chip.frontend.torch.identify import linear, polynomial
 from snn2chip.frontend.torch.identify.confirm import ROUNDING, Match, agrees, edges, matched, unit
 from snn2chip.frontend.torch.identify.findings import describe
 from snn2chip.frontend.torch.identify.numbers import numbers
-from snn2chip.frontend.torch.identify.probe import Probe, prepared
+from snn2chip.frontend.torch.identify.probe import ModuleError, Probe, prepared
 from snn2chip.frontend.torch.identify.questions import SLACK, Answers, Trial, ask, trials
 from snn2chip.neurons.base import FloatNeuron
 
@@ -50,6 +50,10 @@ def identify(probe: Probe) -> Cell:
     return _asked(probe)[1]
 
 
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, ModuleError) else f"{type(error).__name__}: {error}"
+
+
 class _NotRunError(S2CError):
     """The module fails on inputs of its own shape."""
 
@@ -58,7 +62,7 @@ def _asked(probe: Probe) -> tuple[Answers, Cell]:
     try:
         answers = ask(prepared(probe))
     except _RAN_INTO as error:
-        raise _NotRunError("it does not run on its own", why=f"{type(error).__name__}: {error}") from None
+        raise _NotRunError("it does not run on its own", why=_said(error)) from None
     ends = list(edges(answers.low, answers.first, answers.spike_value))
     found = _best(answers.probe, _candidates(answers), answers.trials, ends)
     if found is None:
@@ -92,7 +96,7 @@ def identify_integrator(probe: Probe) -> Cell:
         silence = probe([zeros[0]])[0][0]
         first, second, third = probe([one, *zeros])[0]
     except _RAN_INTO as error:
-        raise S2CError("it does not run on its own", why=f"{type(error).__name__}: {error}") from None
+        raise S2CError("it does not run on its own", why=_said(error)) from None
     s = second / first
     p = s**2 - third / first
     p = torch.where(p.abs() <= SLACK, torch.zeros(()), p)

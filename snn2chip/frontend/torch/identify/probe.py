@@ -84,7 +84,7 @@ class Probe:
         """One call for all steps; a module that takes one number of steps gets zeros behind the input."""
         xs = [*xs, *self.zeros((self.only_steps or 0) - len(xs))]
         whole = torch.stack(xs, self.time_axis or 0)
-        first = tensors(copy.deepcopy(self.module)(whole, *self.args[1:]))[0]
+        first = tensors(_run(copy.deepcopy(self.module), whole, *self.args[1:]))[0]
         if first.shape != whole.shape:
             raise ValueError(f"{len(xs)} steps gave an output of shape {tuple(first.shape)}")
         return list(first.unbind(self.time_axis or 0))
@@ -95,7 +95,7 @@ class Probe:
         shown: list[Shown] = []
         states = pytree.tree_map(lambda s: s[:1].clone() if isinstance(s, Tensor) and s.ndim else s, self.args[1:])
         for x in xs:
-            out = module(x, *states)
+            out = _run(module, x, *states)
             found = tensors(out)
             outputs.append(found[0].clone())
             left = {f"attr:{k}": v for k, v in tensor_attributes(module).items()}
@@ -112,8 +112,19 @@ class Probe:
         module = copy.deepcopy(self.module)
         x = torch.stack([*xs, *self.zeros((self.only_steps or 0) - len(xs))], self.time_axis)
         with torch.no_grad():
-            first, second = (tensors(module(x))[0].clone() for _ in range(2))
+            first, second = (tensors(_run(module, x))[0].clone() for _ in range(2))
         return not torch.equal(first, second)
+
+
+class ModuleError(RuntimeError):
+    """The module failed on what it was asked; the message names the type and text of what it raised."""
+
+
+def _run(module: nn.Module, *args: Any) -> Any:
+    try:
+        return module(*args)
+    except Exception as error:
+        raise ModuleError(f"{type(error).__name__}: {error}") from error
 
 
 def tensors(out: Any) -> list[Tensor]:

@@ -37,6 +37,10 @@ Run = Callable[[nn.Module, Any], Any]
 TimeAxis = int | None | types.EllipsisType
 _READOUTS = ("mean", "sum", "last", "max")
 _LARGEST_BATCH = 4
+_REGISTER = (
+    "is one of snn2chip.neurons after all, one line above the class says so: "
+    "@register_neuron(lambda m: LIF(m.threshold, m.decay)); see docs/identify-neurons.md"
+)
 _NOT_USER = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
@@ -274,10 +278,10 @@ class Job:
                     f"{name} is no neuron that is known",
                     where=path,
                     why=doubt.reason,
-                    fix="if it is one of snn2chip.neurons after all, one line above the class says so: "
-                    "@register_neuron(lambda m: LIF(m.threshold, m.decay)); see docs/identify-neurons.md",
+                    fix=f"if it {_REGISTER}",
                 )
             error.why = "; ".join(filter(None, [error.why, f"of {path} was found: {doubt.reason}"]))
+            error.fix = "; ".join(filter(None, [error.fix, f"if {path} {_REGISTER}"]))
         return error
 
     def _call(self, layout: Layout | None) -> Run:

@@ -1,4 +1,4 @@
-"""Options for what a ``.nir`` or ``.onnx`` file cannot say: the same on every verb that reads one."""
+"""Options for what a ``.nir``, ``.onnx`` or ``.net`` file cannot say: the same on every verb that reads one."""
 
 from __future__ import annotations
 
@@ -75,6 +75,21 @@ _OPTIONS = (
         type=click.Choice(["sum", "mean", "last", "max", "none"]),
         help="What becomes of the T outputs, where the model does not say.",
     ),
+)
+
+
+def _sizes(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if text is None else tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no shape: write C,H,W, e.g. 2,34,34.", context, option) from None
+
+
+input_shape_option = click.option(
+    "--input-shape",
+    metavar="C,H,W",
+    callback=_sizes,
+    help="Shape of the input, for a .net file without an input layer.",
 )
 
 

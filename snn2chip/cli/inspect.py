@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from snn2chip.cli.file_options import file_options, taken
+from snn2chip.cli.file_options import file_options, flag, input_shape_option, taken
 from snn2chip.cli.output import json_option, print_json, print_table
 from snn2chip.cli.programs import load_program
 from snn2chip.errors import UsageError
@@ -19,11 +19,12 @@ from snn2chip.report.units import bits, count
 @click.command("inspect", short_help="Print what a network file holds.")
 @click.argument("network")
 @file_options
+@input_shape_option
 @click.option("--cores", is_flag=True, help="Cores and memory per layer, and the target's limits that are broken.")
 @json_option
-def command(network: str, cores: bool, as_json: bool, **options: Any) -> None:
+def command(network: str, input_shape: tuple[int, ...] | None, cores: bool, as_json: bool, **options: Any) -> None:
     """Print NETWORK: a .nir program or graph, a .net or .onnx file, or the folder of a compile."""
-    found = _load(network, taken(options))
+    found = _load(network, input_shape, taken(options))
     if cores and not isinstance(found, Program):
         raise UsageError("--cores is for programs", why=f"{network} is a float graph", fix="compile it first")
     if as_json:
@@ -38,12 +39,15 @@ def command(network: str, cores: bool, as_json: bool, **options: Any) -> None:
         _print_cores(found)  # type: ignore[arg-type]
 
 
-def _load(path: str, given: dict[str, Any]) -> Network:
+def _load(path: str, input_shape: tuple[int, ...] | None, given: dict[str, Any]) -> Network:
     from snn2chip.frontend.load import holds_graph, load_graph
 
-    if given or (not Path(path).is_dir() and holds_graph(path)):
+    if input_shape is None and (given or (not Path(path).is_dir() and holds_graph(path))):
         return load_graph(path, **given)
-    return load_program(path)
+    if given:
+        other = flag(next(iter(given)))
+        raise UsageError(f"--input-shape is for .net files, {other} for .nir and .onnx", fix="give either")
+    return load_program(path, input_shape)
 
 
 def _as_json(network: Network, cores: bool) -> dict[str, Any]:

@@ -58,8 +58,11 @@ recording_options = together(
 )
 
 
-def load_program(path: str) -> Program:
+def load_program(path: str, input_shape: tuple[int, ...] | None = None) -> Program:
     """A program by its file, or by the folder of a compile.
+
+    Args:
+        input_shape: for a ``.net`` file that does not say it.
 
     Raises:
         S2CError: it cannot be read; the message says why.
@@ -76,7 +79,7 @@ def load_program(path: str) -> Program:
                 fix="give the folder that `snn2chip compile` wrote, a .nir program or a .net file",
             )
         place = place / "model.nir"
-    return load(place)
+    return load(place, **({} if input_shape is None else {"input_shape": input_shape}))
 
 
 def renamed_recording(path: str, renames: tuple[str, ...]) -> dict[str, Array]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snn2chip.cli.arrays import load_data, open_data, save_arrays
+from snn2chip.cli.file_options import input_shape_option
 from snn2chip.cli.output import evaluation_progress, json_option, print_json, print_table, progress
 from snn2chip.cli.programs import (
     clock_options,
@@ -45,6 +46,7 @@ _scale_options = together(
 
 @click.command("simulate", short_help="Run a network on data, integer for integer.")
 @click.argument("network")
+@input_shape_option
 @data_options
 @click.option(
     "--record", metavar="NAMES", default="", help="What to record, separated by commas: u, v, spikes, a, out."
@@ -66,6 +68,7 @@ _scale_options = together(
 @json_option
 def command(
     network: str,
+    input_shape: tuple[int, ...] | None,
     data: str,
     data_key: str,
     label_key: str,
@@ -92,7 +95,7 @@ def command(
         raise UsageError(f"--output {output} is no .npz file", fix="name a file that ends in .npz")
     if record and output is None:
         raise UsageError("--record needs a place to put it", fix="give --output recordings.npz")
-    program = load_program(network)
+    program = load_program(network, input_shape)
     wanted = tuple(filter(None, record.split(",")))
     files: dict[str, Any] = {"key": data_key, "labels": label_key, "axes": axes, "label_file": labels}
     scale = {"run_folder": run_folder, "shard_size": shard_size, "workers": workers, "ray": ray}

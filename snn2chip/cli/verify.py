@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from snn2chip.cli.arrays import load_data
+from snn2chip.cli.file_options import input_shape_option
 from snn2chip.cli.output import json_option, print_json, progress
 from snn2chip.cli.programs import (
     clock_options,
@@ -20,6 +21,7 @@ from snn2chip.errors import EXIT_FAILURE, UsageError
 
 @click.command("verify", short_help="Compare a network with Lava, or with a recording.")
 @click.argument("network")
+@input_shape_option
 @data_options
 @click.option(
     "--against",
@@ -35,6 +37,7 @@ from snn2chip.errors import EXIT_FAILURE, UsageError
 @json_option
 def command(
     network: str,
+    input_shape: tuple[int, ...] | None,
     data: str,
     data_key: str,
     label_key: str,
@@ -53,7 +56,7 @@ def command(
     """
     from snn2chip.verify import verify
 
-    program = load_program(network)
+    program = load_program(network, input_shape)
     given = load_data(data, key=data_key, labels=label_key, axes=axes)
     recording = renamed_recording(against, rename) if against.endswith(".npz") else None
     if recording is None and rename:

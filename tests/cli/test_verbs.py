@@ -13,6 +13,7 @@ from click.testing import Result
 
 import snn2chip
 from snn2chip.cli.app import VERBS
+from tests.frontend.test_netx import dense, write
 
 
 def out(result: Result, code: int = 0) -> str:
@@ -186,6 +187,36 @@ def test_recordings_are_renamed(run, built: Path) -> None:
     assert "equal" in out(run(*verify, "--rename", "lif1=hidden"))
     assert "no population to compare" in run(*verify).stderr
     assert "holds nothing called 'other'" in run(*verify, "--rename", "lif1=other").stderr
+
+
+def test_a_net_file_without_an_input_layer(run, built: Path, tmp_path: Path) -> None:
+    flat = {"type": "flatten", "shape": np.array([18, 1, 1])}
+    path, given = str(write(tmp_path / "headless.net", flat, dense(3, 18))), ("--input-shape", "2,3,3")
+    x = (np.random.default_rng(0).random((9, 5, 2, 3, 3)) < 0.5).astype(np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    data = ("--data", str(tmp_path / "x.npy"))
+    refused = run("simulate", path, *data)
+    assert (refused.exit_code, "--input-shape C,H,W" in refused.stderr) == (1, True)
+    expected = snn2chip.simulate(snn2chip.load(path, input_shape=(2, 3, 3)), x)
+    told = json.loads(out(run("simulate", path, *given, *data, "--json")))
+    assert told["totals"] == dict(expected.totals())
+    assert "equal" in out(run("verify", path, *given, *data, "--against", "reference"))
+    assert json.loads(out(run("inspect", path, *given, "--json")))["layers"][0]["shape"] == [2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "says"),
+    [
+        ("built", ("--input-shape", "6"), "input_shape is no option for compiled programs"),
+        ("built", ("--input-shape", "6x6"), "'6x6' is no shape: write C,H,W"),
+        ("built", ("--input-shape", "6", "--dt", "1e-3"), "--input-shape is for .net files, --dt for .nir and .onnx"),
+        ("headless.net", ("--input-shape", "0"), "input_shape is (0,)"),
+    ],
+)
+def test_an_input_shape_that_cannot_be(run, built: Path, network: str, options: tuple[str, ...], says: str) -> None:
+    write(built.parent / "headless.net", {"type": "flatten", "shape": np.array([18, 1, 1])}, dense(3, 18))
+    result = run("inspect", network, *options)
+    assert (result.exit_code, says in result.stderr) == (2, True), result.stderr
 
 
 def test_vendor_recordings_through_the_command_line(run, material: Path) -> None:

@@ -15,7 +15,7 @@ from snn2chip.ir.graph import Edge, Node, Source
 from snn2chip.ir.layers import Array
 
 _DELAY_LIMIT = 62
-_SAY_SHAPE = "give the shape of the input: snn2chip.load(path, input_shape=(C, H, W))"
+_SAY_SHAPE = "give the shape of the input: snn2chip.load(path, input_shape=(C, H, W)), or --input-shape C,H,W"
 
 
 def entry(chain: Chain, layer: Fields) -> None:

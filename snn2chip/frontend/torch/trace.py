@@ -76,7 +76,7 @@ def trace(
             tracer drives the loop. Left out for a model that itself returns every step, the Graph does so too.
         input_time_axis: axis of the example that is time, None if the data is the same at every step. Found if left
             out.
-        dt: seconds per step, kept for the report.
+        dt: seconds per step, kept in the Graph.
         per_step: let norms in front of LIF neurons differ from step to step (TEBN, BNTT): each such neuron then has a
             factor and an offset for every step, which only a chip with programmable neurons can run.
 

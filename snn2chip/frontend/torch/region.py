@@ -1,0 +1,101 @@
+"""A neuron written as plain code: its operations at every step, and a module that computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from snn2chip.errors import S2CError
+from snn2chip.frontend.torch.context import place
+from snn2chip.frontend.torch.recorder import Call, Ref
+from snn2chip.ir.graph import Source
+
+Site = tuple[Any, ...]
+
+
+@dataclass
+class Region:
+    """One neuron's operations: ``runs[t]`` are those of step t, in order.
+
+    Args:
+        inputs: per step, the tensor it reads from outside, or the sum of those.
+        parts: per step, the tensors that sum is made of.
+        outputs: (site, output) of what is read outside, spikes first.
+    """
+
+    runs: list[list[Call]]
+    sites: dict[int, Site]
+    inputs: list[Ref]
+    parts: list[list[Ref]]
+    outputs: list[tuple[Site, int]]
+    steps: int
+    compares: bool
+
+    @property
+    def source(self) -> Source:
+        return self.runs[-1][0].source
+
+    def entry(self, step: int) -> Tensor:
+        """Its input at one step, as recorded."""
+        ref = self.inputs[step]
+        return ref.call.values[ref.out]
+
+    def name(self, taken: Set[str]) -> str:
+        """After the module it is written in, or else after the layer that feeds it."""
+        owner = self.runs[-1][0].module or self.inputs[-1].call.module
+        name = f"{owner}.neuron" if owner else "neuron"
+        return name if name not in taken else next(n for i in range(2, 999) if (n := f"{name}_{i}") not in taken)
+
+
+class StepModule(nn.Module):
+    """A region as a module that is called at every step and keeps its state."""
+
+    def __init__(self, region: Region) -> None:
+        super().__init__()
+        self.region = region
+        self.step = 0
+        self.state: dict[tuple[Site, int], Tensor] = {}
+
+    def __deepcopy__(self, memo: Any) -> StepModule:
+        return StepModule(self.region)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        region = self.region
+        # The first step may be written differently: its states are Python numbers or constants.
+        at = 0 if self.step == 0 else -1
+        calls, parts = region.runs[at], region.parts[at]
+        own = {id(c) for c in calls}
+        now: dict[tuple[Site, int], Tensor] = {}
+        batch = region.entry(0).shape[0]
+
+        def value(leaf: Any) -> Any:
+            if not isinstance(leaf, Ref):
+                return leaf
+            site = region.sites.get(id(leaf.call))
+            if site is not None:
+                known = now if id(leaf.call) in own else self.state
+                if (site, leaf.out) not in known:
+                    raise S2CError("an operation of it is left out in the first step", why=place(leaf.call))
+                return known[site, leaf.out].clone()
+            if leaf in parts:
+                return x if leaf == parts[0] else torch.zeros_like(x)
+            if leaf.call.depends_on_data:
+                raise S2CError("its first step begins with another value", why=place(leaf.call))
+            constant = leaf.call.values[leaf.out]
+            whole = constant.ndim == x.ndim and constant.shape[0] == batch != x.shape[0]
+            return (constant[: x.shape[0]] if whole else constant).clone()
+
+        for call in calls:
+            args, kwargs = pytree.tree_map(value, (call.args, call.kwargs), is_leaf=lambda a: isinstance(a, Ref))
+            assert call.func is not None
+            out = call.func(*args, **kwargs)
+            for i, tensor in enumerate(leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)):
+                now[region.sites[id(call)], i] = tensor
+        self.step += 1
+        self.state = now
+        return tuple(now[key].to(x.dtype).broadcast_to(x.shape) for key in region.outputs)

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snn2chip.errors import S2CError
+from snn2chip.machine import expanded
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # Linux, renameat2(2)
@@ -38,7 +39,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         S2CError: the target is not a regular file or cannot be written.
         ValueError: the block wrote nothing.
     """
-    target = Path(path).expanduser().resolve()
+    target = expanded(path).resolve()
     with explained(target):
         if target.exists() and not target.is_file():
             raise _refusal(target, "it exists and is not a regular file", "name another output file")
@@ -69,7 +70,7 @@ def atomic_dir(path: str | os.PathLike[str], *, marker: str = "manifest.json") -
         S2CError: the target is a file, is a directory without ``marker``, or cannot be written.
         ValueError: the block left no ``marker``.
     """
-    target = Path(path).expanduser().resolve()
+    target = expanded(path).resolve()
     with explained(target):
         _check_replaceable(target, marker)
     with workspace(target) as held:

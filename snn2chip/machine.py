@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from pathlib import Path
@@ -39,6 +40,14 @@ def home() -> Path | None:
         return Path.home()
     except RuntimeError:
         return None
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with its ``~`` replaced; where nobody knows that home, the name stands for itself."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def _of_machine() -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import mmap
+import tokenize
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from snn2chip.ir.layers import Array
 from snn2chip.simulate.data import as_numpy
 
 # Everything that numpy and zipfile raise at a file that is damaged or of another kind.
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile)
 
 
 class StoredArray:
@@ -108,7 +109,7 @@ def open_arrays(path: str | Path, key: str = "x", label_key: str = "y") -> tuple
         S2CError: there is no such file, or it is damaged, or holds no numbers.
     """
     place = Path(path)
-    if place.is_dir():
+    if str(path) and place.is_dir():  # no name at all would be the folder this process is in
         files = sorted(file for file in place.iterdir() if file.suffix in (".npy", ".npz"))
         if not files:
             raise S2CError("the folder holds no data", where=str(path), fix="put .npy or .npz files into it")

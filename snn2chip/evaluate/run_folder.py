@@ -14,6 +14,7 @@ from typing import Any
 from snn2chip.atomic import atomic_file, explained
 from snn2chip.errors import S2CError
 from snn2chip.evaluate.shard import Job, Shard, from_bytes, to_bytes
+from snn2chip.machine import expanded
 
 MANIFEST = "manifest.json"
 _SHARDS, _TOGETHER = "shards", 100
@@ -74,7 +75,7 @@ class RunFolder:
 
 def earlier_shard_size(path: str | os.PathLike[str]) -> int | None:
     """The samples of a shard in a run folder that is there already."""
-    place = Path(path)
+    place = expanded(path)
     if not (place / MANIFEST).exists():
         return None
     size = _read(place)["options"].get("shard_size")
@@ -92,7 +93,7 @@ def opened(path: str | os.PathLike[str], manifest: Mapping[str, Any]) -> Iterato
         S2CError: the folder holds something else, or another run (the message says what differs), or is in use, or
             cannot be written.
     """
-    place = Path(path)
+    place = expanded(path)
     whole = {"format": _FORMAT, "version": _VERSION, **manifest}
     try:
         place.mkdir(parents=True, exist_ok=True)

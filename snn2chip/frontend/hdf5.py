@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
 from snn2chip.errors import S2CError
+from snn2chip.machine import expanded
 
 Tree = dict[str, Any]
 
@@ -25,7 +25,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     Raises:
         S2CError: there is no such file, it is not HDF5, or it is damaged (at opening or while it is read).
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     if not place.is_file():
         why = "it is a directory" if place.is_dir() else "there is no such file"
         raise S2CError("the file cannot be read", where=str(path), why=why, fix="check the path")

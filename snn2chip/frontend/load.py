@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from snn2chip.errors import S2CError, UsageError
@@ -14,6 +13,7 @@ from snn2chip.frontend.hdf5 import format_of, opened, refuse_format
 from snn2chip.frontend.netx import read_net
 from snn2chip.ir.graph import Graph
 from snn2chip.ir.program import Program
+from snn2chip.machine import expanded
 
 
 def load(path: str | os.PathLike[str], **options: Any) -> Program:
@@ -82,7 +82,7 @@ def _check_options(reader: Callable[..., Any], options: Iterable[str], kind: str
 
 def _is_onnx(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins as a serialized ``ModelProto`` does, or is named so and is no HDF5 file."""
-    place = Path(path).expanduser()
+    place = expanded(path)
     try:
         with place.open("rb") as file:
             start = file.read(8)

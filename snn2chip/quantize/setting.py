@@ -93,10 +93,17 @@ class Setting:
                 why=f"the calibration data spans {low:.4g} to {high:.4g}",
                 fix="encode the input as spikes, or use a target with graded spikes (loihi2)",
             )
+        largest = max(abs(low), abs(high)) or 1.0
+        if largest < np.finfo(np.float32).tiny:
+            raise S2CError(
+                "the calibration data is as good as zero",
+                where=self.graph.input.where(),
+                why=f"its largest value is {largest:.4g}, and float32 begins at {np.finfo(np.float32).tiny:.4g}",
+                fix="give samples as the network takes them in use",
+            )
         signed = low < 0
         room = max(room, 1 + signed)
         top = (1 << (room - 1)) - 1 if signed else (1 << room) - 1
-        largest = max(abs(low), abs(high)) or 1.0
         return Format(room, signed, largest / top, overflow="saturate", rounding="nearest")
 
     def _value_of(self, node: Node) -> None:

@@ -185,6 +185,8 @@ def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "text.npz", x=np.array(["a", "b"]))
     np.save(folder / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     (folder / "damaged.npz").write_bytes(b"PK\x03\x04" + b"x" * 100)
+    np.save(folder / "tiny.npy", np.full((40, 6), 8e-317))
+    (folder / "header.npy").write_bytes((folder / "x.npy").read_bytes().replace(b"), }", b"(, }"))
     (folder / "empty.npy").write_bytes(b"")
     (folder / "syntax.py").write_text("x = 1 +\n")
     (folder / "imports.py").write_text("import there_is_no_such_module\n")

@@ -218,3 +218,10 @@ def test_one_process_at_a_time(whole: Whole, tmp_path: Path) -> None:
             evaluate(whole.program, whole.x, run_folder=tmp_path / "run")
 
     evaluate(whole.program, whole.x, run_folder=tmp_path / "run", progress=second)
+
+
+def test_a_folder_in_the_home(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(whole.program, whole.x, whole.y, run_folder="~/run") == whole.evaluation
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

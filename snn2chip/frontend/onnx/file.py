@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from pathlib import Path
 from typing import Any
 
 from snn2chip.errors import S2CError
 from snn2chip.frontend.hdf5 import DAMAGED
+from snn2chip.machine import expanded
 
 
 def opened(path: str | os.PathLike[str]) -> Any:
@@ -20,7 +20,7 @@ def opened(path: str | os.PathLike[str]) -> Any:
     Raises:
         S2CError: ``onnx`` is missing, there is no such file, or it is no sound ONNX model.
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     if not place.is_file():
         why = "it is a directory" if place.is_dir() else "there is no such file"
         raise S2CError("the file cannot be read", where=str(path), why=why, fix="check the path")

@@ -142,7 +142,8 @@ def compile(  # noqa: A001  the name is the public one
             without accuracy.
         run, trace_options: how a sample is run where it is not one ``model(x)``, and what else :func:`trace` takes.
         weight_bits, encoder, passes, approximate, host: see :func:`quantize`.
-        against: oracles of :func:`verify` to run; one that is not installed is reported as not run.
+        against: oracles of :func:`verify` to run; one that is not installed, or cannot run the program, is reported as
+            not run. Where none of them runs, the fast engine is compared too.
         verify_samples: samples each oracle runs.
         seed: seeds torch, numpy and random before the model is run.
         name: what the report calls the model.
@@ -207,6 +208,8 @@ def compile(  # noqa: A001  the name is the public one
         for oracle in oracles:
             tell(f"verify against {oracle}", 0, None)
             checked.append(_verified(program, tested[:verify_samples], oracle))
+        if oracles and not any(entry["ran"] for entry in checked[1:]):
+            checked.append(_verified(program, tested[:verify_samples], "fast"))
         subject = {"model": name or type(model).__name__, "notes": [*chosen, *remarks, *_overlap(calibrating, tested)]}
         report = collect(
             program,

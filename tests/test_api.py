@@ -174,14 +174,21 @@ def test_a_difference_is_reported_and_not_hidden(net: Graph, tmp_path: Path, mon
     assert "| differs |" in (build.out / "report.md").read_text("utf-8")
 
 
-def test_an_oracle_that_is_missing_is_named(net: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: Any, **__: Any) -> Any:
-        raise S2CError("Lava is not installed", fix="pip install --no-deps lava-nc")
+def test_an_oracle_that_is_missing_is_named_and_the_fast_engine_compared(
+    net: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = api.verify
 
-    monkeypatch.setattr(api, "verify", missing)
+    def without_lava(*args: Any, against: Any) -> Any:
+        if against == "lava":
+            raise S2CError("Lava is not installed", fix="pip install --no-deps lava-nc")
+        return real(*args, against=against)
+
+    monkeypatch.setattr(api, "verify", without_lava)
     build = s2c.compile(net, calibration=X, out=tmp_path / "out", against=("lava",))
-    entry = build.report["verification"][-1]
+    entry, instead = build.report["verification"][-2:]
     assert (entry["ran"], entry["equal"], entry["detail"]) == (False, None, "Lava is not installed")
+    assert (instead["against"], instead["ran"], instead["equal"]) == ("the fast engine", True, True)
     assert build.verified, "what did not run says nothing against the network"
     assert "| lava | not run | Lava is not installed |" in (build.out / "report.md").read_text("utf-8")
 

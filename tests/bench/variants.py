@@ -12,7 +12,7 @@ from torch import Tensor
 
 import snn2chip as s2c
 from bench import forms, limits
-from bench.measure import Variant, seconds
+from bench.measure import Variant, seconds, torch_threads
 from bench.networks import Net
 from snn2chip.ir.layers import Conv, Linear
 from snn2chip.ir.program import Program
@@ -80,7 +80,9 @@ def case(
         except forms.UnavailableError as why:
             found.skipped[name] = str(why)
     add_engines(found, x.numpy(), reference=reference)
-    found.variants[BARE] = Variant(limits.bare_convolutions(program, len(x), steps), len(x), threads=1)
+    with torch_threads(1):
+        bare = limits.bare_convolutions(program, len(x), steps)
+    found.variants[BARE] = Variant(bare, len(x), threads=1)
     for name, variant in found.variants.items():
         if name != REFERENCE:
             variant.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ from snn2chip.ir.layers import Conv1d, Conv2d, Linear
 from snn2chip.neurons.lif import IntegerLIF
 from snn2chip.simulate import simulate
 from snn2chip.simulate.explain import explain_engine
-from snn2chip.simulate.fast import digits
+from snn2chip.simulate.fast import digits, methods
 from snn2chip.simulate.fast.digits import digits_kernel, refuse_digits
 from snn2chip.simulate.fast.linear import Case, has_int8_dot_products
 from snn2chip.simulate.ops import NumpyOps, apply
 from snn2chip.simulate.ranges import Range
-from tests.simulate.test_fast import assert_same
+from tests.simulate.test_fast import assert_same, chunks
 
 pytest.importorskip("numba")
 dot_products = pytest.mark.skipif(not has_int8_dot_products(), reason="no 8-bit dot products in this processor")
@@ -110,3 +111,28 @@ def test_a_population_that_fires_on_any_spike_is_a_maximum(
     assert_same(expected, simulate(made, x, record=record, engine="fast"))
     rows = {row.layer: row.kernel for row in explain_engine(made, 5, x.shape[1], wanted=frozenset(record)).rows}
     assert (rows["pool"] == "maximum") == (taken and not {"u", "v", "a"} & set(record))
+
+
+def test_kernels_are_prepared_for_the_one_thread_that_runs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever number the process has: oneDNN packs anew at every call for another number than it packed for."""
+    rng = np.random.default_rng(0)
+    made = program((8,), node("fc", Linear(rng.integers(-9, 9, (6, 8))), "x"), node("lif", population(ANY), "fc"))
+    x = spikes(rng, 9, *made.sample_shape).astype(int)
+    real, found = methods.METHODS["f32"].make, []
+
+    def counting(case: Case) -> Any:
+        found.append(torch.get_num_threads())
+        kernel = real(case)
+        return lambda rows: (found.append(torch.get_num_threads()), kernel(rows))[1]
+
+    monkeypatch.setitem(methods.METHODS, "f32", dataclasses.replace(methods.METHODS["f32"], make=counting))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with chunks(100, 2):
+            simulate(made, x, engine="fast")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) > 2
+    assert set(found) == {1}

@@ -47,6 +47,20 @@ def exact_floats() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Kernels are prepared for one thread, as chunks side by side run them.
+
+    oneDNN packs weights for the number of threads there is; with another it packs them anew at every call.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @dataclass(frozen=True)
 class Case:
     """A synaptic layer, what its input can be, and what that proves."""

@@ -162,7 +162,7 @@ def prepare(program: Program, wanted: frozenset[str], samples: int, steps: int, 
     plan.maxima = {name: run for name, run in maxima(program, absorbed, ranges).items() if not plan.keeps_states(name)}
     last = last_reader(plan)
     plan.done = tuple(tuple(name for name, end in last.items() if end == i) for i in range(len(plan.components)))
-    with linear.exact_floats():
+    with linear.exact_floats(), linear.one_thread():
         for node in program:
             if like is not None and _stands_alike(plan, like, node):
                 _take_over(plan, like, node.name)

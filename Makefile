@@ -31,7 +31,7 @@ help:
 	@echo "make docs      build the documentation into build/docs"
 	@echo "make examples  run every example"
 	@echo "make bench     time and memory beside float networks, other libraries and Lava (some minutes; BENCH=--help)"
-	@echo "make bench-zoo trace and fold every network of the zoo at full size (some minutes, 7 GiB; ZOO=names)"
+	@echo "make bench-zoo trace and fold every network of the zoo at full size (some minutes, 21 GiB; ZOO=names)"
 	@echo "make fuzz      thousands of new random networks, every engine and Lava (FUZZ=20 times as many as CI)"
 	@echo "make clean     remove .venv, build and caches"
 	@echo "PYTHON=python3.12 selects the interpreter that creates .venv"

@@ -35,11 +35,7 @@ def bare_convolutions(program: Program, samples: int, steps: int) -> Call:
     calls = []
     for node in program:
         population = plan.absorbed.streamed.get(node.name)
-        if (
-            not isinstance(node.layer, Conv2d | Linear)
-            or node.name in plan.absorbed.synapses
-            or population in plan.maxima
-        ):
+        if not isinstance(node.layer, Conv2d | Linear) or node.name in plan.without_kernel:
             continue
         part = chunk if population is None else piece_of(plan, population, chunk.samples, chunk.steps)
         once = node.name in plan.static

@@ -17,6 +17,7 @@ from snn2chip.neurons.lif import IntegerLIF
 from snn2chip.simulate import simulate
 from snn2chip.simulate.explain import explain_engine
 from snn2chip.simulate.fast import digits, methods
+from snn2chip.simulate.fast.again import Again
 from snn2chip.simulate.fast.digits import digits_kernel, refuse_digits
 from snn2chip.simulate.fast.linear import Case, has_int8_dot_products
 from snn2chip.simulate.ops import NumpyOps, apply
@@ -111,6 +112,17 @@ def test_a_population_that_fires_on_any_spike_is_a_maximum(
     assert_same(expected, simulate(made, x, record=record, engine="fast"))
     rows = {row.layer: row.kernel for row in explain_engine(made, 5, x.shape[1], wanted=frozenset(record)).rows}
     assert (rows["pool"] == "maximum") == (taken and not {"u", "v", "a"} & set(record))
+
+
+@pytest.mark.parametrize("first", [ANY, IntegerLIF(3, 4096, 4096, 0)])
+def test_a_population_that_is_a_maximum_no_more_gets_its_kernels(first: IntegerLIF) -> None:
+    synapse = Conv2d(np.full((3, 1, 2, 2), 2), None, (2, 2), groups=3)
+    x = spikes(np.random.default_rng(3), 4, 5, 3, 6, 6).astype(int)
+    runs = Again(x, 5)
+    for model in (first, ANY, IntegerLIF(3, 4096, 4096, 0), ANY):
+        made = program((3, 6, 6), node("any", synapse, "x"), node("pool", population(model), "any"))
+        np.testing.assert_array_equal(runs.outputs(made), simulate(made, x, engine="reference").outputs)
+        runs.keep()
 
 
 def test_kernels_are_prepared_for_the_one_thread_that_runs_them(monkeypatch: pytest.MonkeyPatch) -> None:

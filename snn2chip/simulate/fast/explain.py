@@ -34,7 +34,7 @@ def _row(plan: Plan, node: Node) -> Row:
     proved = str(plan.ranges.of(node.name))
     if node.name in plan.maxima:
         return Row(node.name, node.layer.kind, "maximum", "it fires if any input of a window does", proved)
-    if node.name in plan.absorbed.synapses or plan.absorbed.streamed.get(node.name) in plan.maxima:
+    if node.name in plan.without_kernel:
         return Row(node.name, node.layer.kind, "in its population", "its sums are never stored", proved)
     if node.name in plan.synapses:
         chosen = [choice for _, choice in plan.synapses[node.name].parts]

@@ -40,7 +40,7 @@ PIECE_BYTES = 1 << 20
 class SynapseRun:
     """A prepared synapse: (extra delay, kernel) per group of equal synaptic delays, and how its events are counted.
 
-    A synapse that its population computes has no kernel.
+    A synapse that others compute has no kernel.
     """
 
     parts: tuple[tuple[int, Chosen], ...]
@@ -100,6 +100,12 @@ class Plan:
             stored = node.name not in self.absorbed.synapses
             sizes[node.name] = stored * math.prod(self.shapes[node.name]) * width
         return sizes
+
+    @functools.cached_property
+    def without_kernel(self) -> frozenset[str]:
+        """The nodes that others compute: synapses inside their population, maxima and the synapses in front of them."""
+        pooled = {synapse for synapse, population in self.absorbed.streamed.items() if population in self.maxima}
+        return self.absorbed.synapses | pooled | self.maxima.keys()
 
     def streamed_into(self, name: str) -> list[str]:
         """The synapses whose sums a population reads as they are computed."""
@@ -181,7 +187,7 @@ def _stands_alike(plan: Plan, like: Plan, node: Node) -> bool:
         plan.ranges.same_in(like.ranges, node)
         and plan.channels_last[node.name] == like.channels_last[node.name]
         and plan.keeps_states(node.name) == like.keeps_states(node.name)
-        and all((name in plan.absorbed.synapses) == (name in like.absorbed.synapses) for name in (node.name, *before))
+        and all((name in plan.without_kernel) == (name in like.without_kernel) for name in (node.name, *before))
         and all(plan.program[name] == like.program.nodes.get(name) for name in before)
     )
 
@@ -197,6 +203,8 @@ def _take_over(plan: Plan, like: Plan, name: str) -> None:
 
 
 def _prepare_node(plan: Plan, node: Node, samples: int, steps: int) -> None:
+    if node.name in plan.maxima:
+        return
     layer, ranges = node.layer, plan.ranges
     inputs = tuple(plan.shapes[e.source] for e in node.inputs)
     if isinstance(layer, Linear | Conv):
@@ -222,7 +230,7 @@ def _synapse(plan: Plan, node: Node, samples: int, steps: int) -> SynapseRun:
     (x,) = plan.ranges.inputs(node)
     fan = fan_out(layer, shape)
     events = None if node.placement == "host" else stateless.events_of(layer, fan)
-    if node.name in plan.absorbed.synapses:
+    if node.name in plan.without_kernel:
         return SynapseRun((), events, plan.dtype((node.name, "out")))
     once = node.name in plan.static
     at_once = chunk_of(plan, samples, steps)

@@ -86,7 +86,6 @@ class _Conversion:
         per_step: bool,
     ) -> None:
         self.model, self.recording, self.cells, self.layout = model, recording, cells, layout
-        self.steps, self.batch = steps, batch
         self.elements = Elements(steps, batch)
         computing = frozenset(c.module for c in recording.calls if c.kind == "op" and not only_moves(c))
         self.builder = Builder(model, self.elements, computing)
@@ -120,10 +119,10 @@ class _Conversion:
         name = next(n for n in ("input", "data", "input_data") if n not in taken)
         self.builder.nodes[name] = Node(name, Input(shape), (), Source("input"))
         signal = self.elements.add(Signal(name, shape, self.layout.time_axis is not None))
-        n = torch.arange(self.batch)
+        n = torch.arange(self.elements.batch)
         if self.layout.time_axis is None:
             return self.layout.from_samples(self.elements.ids(signal, torch.zeros_like(n), n)).contiguous()
-        steps = [self.elements.ids(signal, torch.full_like(n, t), n) for t in range(self.steps)]
+        steps = [self.elements.ids(signal, torch.full_like(n, t), n) for t in range(self.elements.steps)]
         return self.layout.from_samples(torch.stack(steps, 1)).contiguous()
 
     def finish(self, output: Ref, readout: How | None, dt: float | None) -> Traced:

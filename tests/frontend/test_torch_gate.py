@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.convert import Traced
 from snn2chip.frontend.torch.gate import compare, fresh_samples
+from snn2chip.frontend.torch.job import Job
 from snn2chip.frontend.torch.state import preserved
-from snn2chip.frontend.torch.trace import job
+from snn2chip.frontend.torch.trace import Tracing
 from snn2chip.ir.layers import Neuron
 from snn2chip.simulate import simulate
 from torch_networks import HandLIF, T, lively
@@ -23,10 +24,11 @@ X = torch.rand(6, 12, generator=torch.Generator().manual_seed(0))
 
 def traced() -> Traced:
     net = lively(nn.Sequential(nn.Linear(12, 20), HandLIF(), nn.Linear(20, 5), HandLIF()))
-    work = job(net, X, time_steps=T)
+    job = Job(net, X, time_steps=T)
     with preserved(net):
-        _, layout = work.trace()
-        return work.once(work.x, layout)
+        tracing = Tracing(job)
+        _, layout = tracing.trace()
+        return tracing.once(job.x, layout)
 
 
 def test_what_the_model_did_is_what_the_graph_does() -> None:
@@ -103,10 +105,11 @@ def test_an_integrator_with_another_decay_is_no_matter_of_rounding() -> None:
             return y
 
     net = lively(Net())
-    work = job(net, X)
+    job = Job(net, X)
     with preserved(net):
-        _, layout = work.trace()
-        found = work.once(work.x, layout)
+        tracing = Tracing(job)
+        _, layout = tracing.trace()
+        found = tracing.once(job.x, layout)
     assert compare("net", found, X) == set()
     slower = Neuron(dataclasses.replace(found.graph["out"].layer.model, decay=np.asarray(0.8)))
     nodes = [dataclasses.replace(n, layer=slower) if n.name == "out" else n for n in found.graph]

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from snn2chip.frontend.torch.job import Job, Run
 from snn2chip.frontend.torch.state import preserved
-from snn2chip.frontend.torch.trace import Run, job
+from snn2chip.frontend.torch.trace import Tracing
 from snn2chip.ir.layers import Array
 
 
@@ -23,10 +24,11 @@ def record_model(model: nn.Module, run: Run | None, x: Any, **options: Any) -> d
         layer name → {"spikes": [N, T, ...]}, with "v" [N, T, ...] where the framework shows the membrane, NaN at steps
         where it does not (SpikingJelly's multi-step mode shows the last).
     """
-    work = job(model, x, run=run, **options)
-    with preserved(work.model):
-        _, layout = work.trace()
-        traced = work.once(work.x, layout)
+    job = Job(model, x, run=run, **options)
+    with preserved(job.model):
+        tracing = Tracing(job)
+        _, layout = tracing.trace()
+        traced = tracing.once(job.x, layout)
     names = {node.name for node in traced.graph.neurons}
     found: dict[str, dict[str, Array]] = {}
     for (name, port), values in traced.observed.items():

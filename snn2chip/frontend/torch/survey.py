@@ -1,4 +1,4 @@
-"""A first run, to find the neurons, the number of steps, and whether the model loops over time itself."""
+"""One run with an eye on every module: which are neurons, and how many steps each of them makes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.adapters import ADAPTERS
 from snn2chip.frontend.torch.cells import Cell, registered
+from snn2chip.frontend.torch.doubts import Doubt
 from snn2chip.frontend.torch.identify import Probe, identify, identify_integrator
 from snn2chip.frontend.torch.recorder import calls_through, tensor_attributes
 
@@ -28,13 +29,6 @@ _LAYERS: tuple[type[nn.Module], ...] = (
     nn.modules.pooling._AdaptiveAvgPoolNd,
     nn.modules.pooling._AdaptiveMaxPoolNd,
 )
-
-
-class Doubt(NamedTuple):
-    """What was found of a module that is no neuron that is known; ``spiking``: it gives two values or three."""
-
-    reason: str
-    spiking: bool
 
 
 @dataclass

@@ -118,6 +118,26 @@ def test_a_bias_in_the_membranes_line(form: str) -> None:
     assert float(population.layer.model.v_threshold) == 0.5
 
 
+class SumOfConstantCurrents(TwoLayers):
+    """Two layers run once, in front of the loop, and the membrane's line adds them up."""
+
+    def forward(self, x: Tensor) -> Any:
+        first, second = self.fc1(x), self.fc1(x.flip(-1))
+        v, total = torch.zeros(len(x), HIDDEN), torch.zeros(len(x), OUT)
+        for _ in range(T):
+            v = 0.8 * v + first + second
+            spike = (v > 0.5).float()
+            v = v * (1 - spike)
+            total += self.fc2(spike)
+        return total
+
+
+def test_constant_currents_that_the_membranes_line_adds_up() -> None:
+    graph = traced(SumOfConstantCurrents(), X[:, 0])
+    assert graph.coding == "direct"
+    assert float(graph.neurons[0].layer.model.decay) == pytest.approx(0.8)
+
+
 # ------------------------------------------------------------------ containers
 
 
@@ -369,7 +389,8 @@ def test_neurons_of_torchscript() -> None:
 
 
 def test_what_shows_nothing_is_refused() -> None:
-    with pytest.warns(DeprecationWarning, match="trace"):
+    tracing = pytest.warns(torch.jit.TracerWarning, match="len")
+    with pytest.warns(DeprecationWarning, match="trace"), tracing:
         whole = torch.jit.trace(TwoLayers().eval(), X)
     with pytest.raises(S2CError, match=r"(?s)no spiking neuron.*TorchScript.*load_state_dict"):
         trace(whole, X)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ class Region:
     runs: list[list[Call]]
     sites: dict[int, Site]
     inputs: list[Ref]
-    parts: list[list[Ref]]
+    parts: list[tuple[Ref, ...]]
     outputs: list[tuple[Site, int]]
     steps: int
     compares: bool
@@ -50,6 +50,14 @@ class Region:
         owner = self.runs[-1][0].module or self.inputs[-1].call.module
         name = f"{owner}.neuron" if owner else "neuron"
         return name if name not in taken else next(n for i in range(2, 999) if (n := f"{name}_{i}") not in taken)
+
+    def follow(self, moved: Mapping[tuple[int, int], Ref]) -> None:
+        """Read outputs of another region, by id of their call and index, where they are given now."""
+
+        def now(refs: Iterable[Ref]) -> list[Ref]:
+            return [moved.get((id(ref.call), ref.out), ref) for ref in refs]
+
+        self.inputs, self.parts = now(self.inputs), [tuple(now(refs)) for refs in self.parts]
 
 
 class StepModule(nn.Module):

@@ -14,9 +14,12 @@ from collections.abc import Mapping
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.cells import Cell
 from snn2chip.frontend.torch.context import place, refuse_random
+from snn2chip.frontend.torch.cutting import region_of, replace
+from snn2chip.frontend.torch.first_step import begin
 from snn2chip.frontend.torch.identify import Probe, identify, identify_integrator
 from snn2chip.frontend.torch.opnames import COMPARISONS
 from snn2chip.frontend.torch.recorder import Recording
+from snn2chip.frontend.torch.recurrences import cycles_of, recurrences
 from snn2chip.frontend.torch.region import Region, StepModule
 from snn2chip.frontend.torch.rolled import Rolled
 
@@ -52,10 +55,10 @@ def extract(recording: Recording, steps: int, known: Mapping[str, Cell]) -> tupl
     if steps < 2:
         return recording, {}
     rolled = Rolled(recording, steps)
+    regions = _regions(rolled)
     cells: dict[str, Cell] = {}
     # Those that are none keep their names too: the next recording must give every neuron the same one.
     named: set[str] = set()
-    regions = rolled.regions()
     for i, region in enumerate(regions):
         name = region.name(named)
         named.add(name)
@@ -63,12 +66,19 @@ def extract(recording: Recording, steps: int, known: Mapping[str, Cell]) -> tupl
         if cell is None:
             continue
         cells[name] = cell
-        moved = rolled.replace(region, name)
+        moved = replace(rolled, region, name)
         for later in regions[i + 1 :]:
-            later.inputs, *later.parts = (
-                [moved.get((id(ref.call), ref.out), ref) for ref in refs] for refs in (later.inputs, *later.parts)
-            )
+            later.follow(moved)
     return Recording(rolled.calls, recording.input, rolled.output), cells
+
+
+def _regions(rolled: Rolled) -> list[Region]:
+    """What may be a neuron, in the order of the network."""
+    cycles = cycles_of(rolled)
+    for site in cycles:
+        begin(rolled, site)
+    found = [region_of(rolled, recurrence) for recurrence in recurrences(rolled, cycles)]
+    return sorted(found, key=lambda region: rolled.calls.index(region.runs[-1][0]))
 
 
 def _identified(region: Region, name: str) -> Cell | None:

@@ -12,7 +12,7 @@ from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.doubts import no_neuron
 from snn2chip.frontend.torch.job import Job, Run
 from snn2chip.frontend.torch.layout import Layout, ambiguous
-from snn2chip.frontend.torch.regions import thresholds
+from snn2chip.frontend.torch.plain import thresholds
 from snn2chip.frontend.torch.running import RunError, as_it_is, recorded, step_by_step
 from snn2chip.frontend.torch.state import preserved
 from snn2chip.frontend.torch.survey import Survey, survey

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 import torch.utils._pytree as pytree
 
+from snn2chip.frontend.torch.plain.region import Site
+from snn2chip.frontend.torch.plain.rolled import Rolled, leaves
 from snn2chip.frontend.torch.recorder import Call, Ref
-from snn2chip.frontend.torch.region import Site
-from snn2chip.frontend.torch.rolled import Rolled, leaves
 
 
 def begin(rolled: Rolled, site: Site) -> None:

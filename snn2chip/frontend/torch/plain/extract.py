@@ -1,10 +1,4 @@
-"""Neurons written as plain code: find the update in the recording and make a neuron call of it.
-
-Every operation has a site: the line of code, with the lines that called it. A site that runs T times is part of the
-time loop, and its k-th run is step k. Rolled by site, the recording has cycles: values of step t−1 read at step t. A
-cycle of elementwise operations is a neuron if it compares, and an integrator if it only leaks. It is cut out, made
-callable, and identified like any other. A layer that feeds spikes back is no part of the cycle, but one of its inputs.
-"""
+"""Every neuron written as plain code, identified and replaced by calls of it."""
 
 from __future__ import annotations
 
@@ -14,14 +8,14 @@ from collections.abc import Mapping
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.cells import Cell
 from snn2chip.frontend.torch.context import place, refuse_random
-from snn2chip.frontend.torch.cutting import region_of, replace
-from snn2chip.frontend.torch.first_step import begin
 from snn2chip.frontend.torch.identify import Probe, identify, identify_integrator
 from snn2chip.frontend.torch.opnames import COMPARISONS
+from snn2chip.frontend.torch.plain.cutting import region_of, replace
+from snn2chip.frontend.torch.plain.first_step import begin
+from snn2chip.frontend.torch.plain.recurrences import cycles_of, recurrences
+from snn2chip.frontend.torch.plain.region import Region, StepModule
+from snn2chip.frontend.torch.plain.rolled import Rolled
 from snn2chip.frontend.torch.recorder import Recording
-from snn2chip.frontend.torch.recurrences import cycles_of, recurrences
-from snn2chip.frontend.torch.region import Region, StepModule
-from snn2chip.frontend.torch.rolled import Rolled
 
 
 def thresholds(recording: Recording) -> dict[str, int]:

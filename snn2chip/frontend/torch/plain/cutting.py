@@ -10,10 +10,10 @@ import torch.utils._pytree as pytree
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.context import place
 from snn2chip.frontend.torch.opnames import COMPARISONS, computes_across, translated
+from snn2chip.frontend.torch.plain.recurrences import Recurrence
+from snn2chip.frontend.torch.plain.region import Region, Site
+from snn2chip.frontend.torch.plain.rolled import Rolled, leaves
 from snn2chip.frontend.torch.recorder import Call, Ref, drawn
-from snn2chip.frontend.torch.recurrences import Recurrence
-from snn2chip.frontend.torch.region import Region, Site
-from snn2chip.frontend.torch.rolled import Rolled, leaves
 from snn2chip.ir.graph import Source
 
 

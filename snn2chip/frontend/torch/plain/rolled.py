@@ -6,8 +6,8 @@ from typing import Any
 
 import torch.utils._pytree as pytree
 
+from snn2chip.frontend.torch.plain.region import Site
 from snn2chip.frontend.torch.recorder import Call, Recording, Ref
-from snn2chip.frontend.torch.region import Site
 
 
 class Rolled:

@@ -101,7 +101,10 @@ class Linear(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Conv(Layer):
-    """Cross-correlation as PyTorch defines it. ``weight`` (C_out, C_in/groups, *kernel), ``bias`` (C_out,) or None."""
+    """Cross-correlation as PyTorch defines it. ``weight`` (C_out, C_in/groups, *kernel).
+
+    ``bias`` (C_out,), or the output's shape (C_out, *out) where it differs from place to place, or None.
+    """
 
     weight: Array
     bias: Array | None = None
@@ -123,6 +126,18 @@ class Conv(Layer):
         """Kernel size per spatial axis."""
         return tuple(self.weight.shape[2:])
 
+    @property
+    def spread_bias(self) -> Array | None:
+        """The bias as it broadcasts against the output: (C_out, 1, …), or (C_out, *out)."""
+        if self.bias is None or self.per_place:
+            return self.bias
+        return self.bias.reshape(-1, *(1,) * self.axes)
+
+    @property
+    def per_place(self) -> bool:
+        """Whether every place of the output has a bias of its own."""
+        return self.bias is not None and self.bias.ndim > 1
+
     def output_shape(self, *inputs: Shape) -> Shape:
         (shape,) = inputs
         channels = self.weight.shape[1] * self.groups
@@ -131,10 +146,13 @@ class Conv(Layer):
                 f"a {self.kind} layer with {channels} input channels is fed a tensor of shape {shape}",
                 why=f"it takes (C, {', '.join('HW'[-self.axes :])}) with C = {channels}",
             )
-        return (
-            self.weight.shape[0],
-            *windows(shape[1:], self.kernel, self.stride, self.padding, self.dilation),
-        )
+        out = (self.weight.shape[0], *windows(shape[1:], self.kernel, self.stride, self.padding, self.dilation))
+        if self.per_place and self.bias.shape != out:  # type: ignore[union-attr]
+            raise S2CError(
+                f"a bias of shape {self.bias.shape} for an output of shape {out}",  # type: ignore[union-attr]
+                why="there is one number per channel, or one per place of the map it was made for",
+            )
+        return out
 
     def describe(self) -> str:
         parts = [
@@ -144,7 +162,7 @@ class Conv(Layer):
         shown = {"stride": 1, "padding": 0, "dilation": 1}
         parts += [f"{k} {_short(getattr(self, k))}" for k, v in shown.items() if set(getattr(self, k)) != {v}]
         parts += [f"groups {self.groups}"] * (self.groups > 1) + ["+bias"] * (self.bias is not None)
-        return " ".join(parts)
+        return " ".join(parts + ["per place"] * self.per_place)
 
 
 @dataclass(frozen=True, eq=False)

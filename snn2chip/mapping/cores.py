@@ -6,9 +6,10 @@ population with the synapses that end in it. Each resource alone asks for a numb
 the largest:
 
 * neurons: N over the neurons of a core;
-* memory: weights, delays and (where the target says that it shares the memory) state, over the memory of a
-  core. A convolution stores one kernel per core that holds any of its channels (weight sharing); everything
-  else stores one weight per synapse;
+* memory: weights, delays and (where the target says that it shares the memory) state and biases, over the memory
+  of a core. A convolution stores one kernel per core that holds any of its channels (weight sharing); everything
+  else stores one weight per synapse. A bias that all neurons share is part of the program; one that is the same all
+  over a channel is stored once a channel; any other, as behind a batch norm in front of zero padding, once a neuron;
 * axons in: distinct inputs that reach one core, which is less for a convolution cut into bands of rows;
 * axons out: destination cores summed over a core's neurons.
 """
@@ -19,8 +20,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from snn2chip.ir.graph import Node
-from snn2chip.ir.layers import Conv, Linear, Neuron, Shape
+from snn2chip.ir.layers import Array, Conv, Linear, Neuron, Shape
 from snn2chip.ir.program import Program
 from snn2chip.ir.target import Cores
 from snn2chip.simulate.counting import fan_out
@@ -41,7 +44,8 @@ class LayerCores:
         stored_weights: weights held in memory; fewer than synapses where a convolution shares them.
         weight_bits: width of a stored weight, delay included.
         state_bits: memory taken by one neuron's state; 0 where the target keeps it elsewhere.
-        memory_bits: weights and state together, each kernel once.
+        bias_bits: memory taken by all biases; 0 where the target keeps them with the neurons, elsewhere.
+        memory_bits: weights, state and biases together, each kernel once.
         axons_in: distinct inputs of the layer.
         demands: cores that each resource alone asks for.
         cores: their maximum.
@@ -54,6 +58,7 @@ class LayerCores:
     stored_weights: int
     weight_bits: int
     state_bits: int
+    bias_bits: int
     memory_bits: int
     axons_in: int
     demands: Mapping[str, int]
@@ -127,10 +132,11 @@ def _layer(
     neurons = math.prod(shapes[node.name])
     synapses = synapses_into(program, node.name)
     state = arithmetic.current_bits + arithmetic.voltage_bits if capacity.state_in_memory else 0
+    biases = _bias_bits(program, node, shapes[node.name]) if capacity.state_in_memory else 0
     bits = {s.name: _synapse_bits(program, s) for s in synapses}
     shared = sum(s.layer.weight.size * bits[s.name] for s in synapses if isinstance(s.layer, Conv))
     private = sum(s.layer.weight.size * bits[s.name] for s in synapses if isinstance(s.layer, Linear))
-    memory = shared + private + neurons * state
+    memory = shared + private + neurons * state + biases
     demands = {
         "neurons": math.ceil(neurons / capacity.neurons),
         "memory": _memory_cores(memory, shared, shapes[node.name][0], capacity.synaptic_memory_bits),
@@ -149,6 +155,7 @@ def _layer(
         stored_weights=sum(s.layer.weight.size for s in synapses if isinstance(s.layer, Conv | Linear)),
         weight_bits=max(bits.values(), default=0),
         state_bits=state,
+        bias_bits=biases,
         memory_bits=memory,
         axons_in=sum(math.prod(shapes[s.inputs[0].source]) for s in synapses),
         demands=demands,
@@ -162,6 +169,25 @@ def _synapse_bits(program: Program, synapse: Node) -> int:
     delay = getattr(synapse.layer, "delay", None)
     width = program.target.weights.bits if form is None else min(form.bits, program.target.weights.bits)
     return width + (0 if delay is None else program.target.limits.delay_max.bit_length())
+
+
+def _bias_bits(program: Program, population: Node, shape: Shape) -> int:
+    """What the biases of the membrane, one exponent for all, and of the current take."""
+    target, model = program.target, population.layer.model  # type: ignore[attr-defined]
+    widths = {"bias": target.limits.bias_max.bit_length() + 1, "bias_u": target.arithmetic.current_bits}
+    return sum(
+        bits * _stored(value, shape)
+        for name, bits in widths.items()
+        if (value := getattr(model, name, None)) is not None
+    )
+
+
+def _stored(value: Array, shape: Shape) -> int:
+    """How many numbers a parameter is: none where all neurons share it, one a channel, or one a neuron."""
+    by_channel = np.broadcast_to(value, shape).reshape(shape[0], -1)
+    if (by_channel == by_channel.flat[0]).all():
+        return 0
+    return len(by_channel) if (by_channel == by_channel[:, :1]).all() else by_channel.size
 
 
 def _memory_cores(memory: int, shared: int, channels: int, capacity: int) -> int:

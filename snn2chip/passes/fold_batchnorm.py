@@ -19,7 +19,8 @@ class FoldBatchNorm(LocalPass):
 
     Tokens that are transposed for the batch norm, linear(x).transpose(−1, −2), are still the linear layer's features.
 
-    A batch norm with no such neighbour becomes what it is: one synapse per channel, weight f and bias o.
+    A batch norm with no such neighbour becomes what it is: one synapse per channel, weight f and bias o. In front of
+    zero padding fuse_linear then makes it part of the convolution, with a bias of its own for every place.
     """
 
     name: ClassVar[str] = "fold_batchnorm"
@@ -58,7 +59,9 @@ def scaled_output(layer: Linear | Conv, factor: Array, offset: Array) -> Linear 
     """The layer with every output feature multiplied by ``factor`` and shifted by ``offset`` (both (features,))."""
     dtype = layer.weight.dtype
     weight = layer.weight.astype(np.float64) * factor.reshape(-1, *(1,) * (layer.weight.ndim - 1))
-    bias = offset if layer.bias is None else layer.bias.astype(np.float64) * factor + offset
+    bias = offset
+    if layer.bias is not None:
+        bias = layer.bias.astype(np.float64) * _along(factor, layer.bias) + _along(offset, layer.bias)
     return dataclasses.replace(layer, weight=weight.astype(dtype), bias=bias.astype(dtype))
 
 
@@ -75,8 +78,13 @@ def _scaled_input(layer: Layer, factor: Array, offset: Array) -> Linear | Conv:
     per_group = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
     scaled = per_group * factor.reshape(groups, 1, -1, 1)
     shift = (per_group * offset.reshape(groups, 1, -1, 1)).sum(axis=(2, 3)).ravel()
-    bias = shift if layer.bias is None else layer.bias.astype(np.float64) + shift
+    bias = shift if layer.bias is None else layer.bias.astype(np.float64) + _along(shift, layer.bias)
     return dataclasses.replace(layer, weight=scaled.reshape(weight.shape).astype(dtype), bias=bias.astype(dtype))
+
+
+def _along(values: Array, bias: Array) -> Array:
+    """One value per feature as it broadcasts against a bias, which may have one per feature and place."""
+    return values.reshape(-1, *(1,) * (bias.ndim - 1))
 
 
 def per_channel(factor: Array, offset: Array, shape: Shape, dtype: np.dtype) -> Linear | Conv:

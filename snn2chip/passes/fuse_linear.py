@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from snn2chip.ir.graph import Edge, Graph, Node
-from snn2chip.ir.layers import Array, Conv, Linear
+from snn2chip.ir.layers import Array, Conv, Linear, Shape
 from snn2chip.passes.base import LocalPass, Rewrite, only_reader, rewired
 from snn2chip.simulate.counting import fan_out
+from snn2chip.simulate.ops import NumpyOps, apply
 
 # A 7×7 depthwise and a pointwise convolution, a common pair, have up to 49 times as many synapses as one convolution.
 GROWTH = 64.0
@@ -23,9 +24,11 @@ GROWTH = 64.0
 class FuseLinear(LocalPass):
     """W₂(W₁x + b₁) + b₂ = (W₂W₁)x + (W₂b₁ + b₂), for linear layers and for convolutions.
 
-    A convolution pads the map in between with zeros, where the first layer would have given other values: padded pairs
-    become one only if that layer is pointwise, or padded fully, and has no bias. A first layer that others read, too,
-    stays for them. What is left as it is, :func:`obstacle` explains.
+    A convolution pads the map in between with zeros. Where the first layer would have given other values there, the
+    pair stays: its windows have to end at the border, as a pointwise layer's do, those of a pooling that divides the
+    map, or a fully padded layer's. Its bias then counts inside the border only, so that the bias of the pair differs
+    from place to place. A first layer that others read, too, stays for them. What is left as it is, :func:`obstacle`
+    explains.
 
     Args:
         growth: pairs stay apart whose product has more than this many times their synapses.
@@ -43,7 +46,8 @@ class FuseLinear(LocalPass):
             return None
         if obstacle(graph, before, node, self.growth) is not None:
             return None
-        fused = dataclasses.replace(node, layer=product(first, second), inputs=before.inputs)
+        one = product(first, second, graph.shapes()[before.name])
+        fused = dataclasses.replace(node, layer=one, inputs=before.inputs)
         changed: dict[str, Node | None] = {node.name: fused}
         if only_reader(graph, before.name) is node:
             changed = {before.name: None, **changed}
@@ -54,19 +58,15 @@ def obstacle(graph: Graph, before: Node, after: Node, growth: float = GROWTH) ->
     """Why two synaptic layers in a row cannot become one; None if they can."""
     if after.inputs != (Edge(before.name),):
         return f"{after.name} reads {before.name} through another layer or late"
-    first, second = before.layer, after.layer
+    first, second, shapes = before.layer, after.layer, graph.shapes()
+    entry, middle = shapes[before.inputs[0].source], shapes[before.name]
     if isinstance(first, Linear) and isinstance(second, Linear):
         if first.delay is not None or second.delay is not None:
             return "their synapses have delays"
     elif not (isinstance(first, Conv) and type(first) is type(second)):
         return f"a {first.kind} and a {second.kind} layer have no product of either kind"
-    elif any(second.padding):
-        if any(p < (k - 1) * d for p, k, d in zip(first.padding, first.kernel, first.dilation, strict=True)):
-            return f"{after.name} pads the border with zeros, where {before.name} would give other values"
-        if first.bias is not None and first.bias.any():
-            return f"{after.name} pads the border with zeros, where {before.name} would give its bias"
-    shapes = graph.shapes()
-    entry, middle = shapes[before.inputs[0].source], shapes[before.name]
+    elif any(second.padding) and _reaches_in(first, entry, middle):
+        return f"{after.name} pads the border with zeros, where {before.name} would give other values"
     one = _outline(first, second)
     if one.output_shape(entry) != shapes[after.name]:
         return "one window over both would be moved past the edge"
@@ -77,22 +77,41 @@ def obstacle(graph: Graph, before: Node, after: Node, growth: float = GROWTH) ->
     return None
 
 
-def product(first: Linear | Conv, second: Linear | Conv) -> Linear | Conv:
-    """The one layer equal to ``second(first(x))``, computed in float64."""
-    weight = second.weight.astype(np.float64)
-    bias: Array | None = None
-    if first.bias is not None:
-        carried = first.bias.astype(np.float64)
-        if isinstance(second, Conv):
-            groups = weight.reshape(second.groups, -1, *weight.shape[1:]).sum(axis=tuple(range(3, weight.ndim + 1)))
-            bias = np.einsum("gom,gm->go", groups, carried.reshape(second.groups, -1)).ravel()
-        else:
-            bias = weight @ carried
-    if second.bias is not None:
-        bias = second.bias.astype(np.float64) + (0 if bias is None else bias)
+def _reaches_in(first: Conv, entry: Shape, middle: Shape) -> bool:
+    """Whether a window of the first layer that begins beyond its map would still see some of the input."""
+    before = any(
+        (k - 1) * d >= s + p
+        for k, d, s, p in zip(first.kernel, first.dilation, first.stride, first.padding, strict=True)
+    )
+    behind = any(m * s - p < n for m, n, s, p in zip(middle[1:], entry[1:], first.stride, first.padding, strict=True))
+    return before or behind
+
+
+def product(first: Linear | Conv, second: Linear | Conv, middle: Shape) -> Linear | Conv:
+    """The one layer equal to ``second(first(x))``, computed in float64; ``middle``: the shape in between."""
+    weight, bias = second.weight.astype(np.float64), _carried(first, second, middle)
     dtype, outline = second.weight.dtype, _outline(first, second)
     whole = _convolved(first, second) if isinstance(first, Conv) and isinstance(second, Conv) else weight @ first.weight
     return dataclasses.replace(outline, weight=whole.astype(dtype), bias=None if bias is None else bias.astype(dtype))
+
+
+def _carried(first: Linear | Conv, second: Linear | Conv, middle: Shape) -> Array | None:
+    """What ``second(first(x))`` is for x = 0, float64: per feature, or per place where padding cuts windows off."""
+    if first.bias is None:
+        return None if second.bias is None else second.bias.astype(np.float64)
+    weight, own = second.weight.astype(np.float64), first.bias.astype(np.float64)
+    if not isinstance(first, Conv) or not isinstance(second, Conv):
+        bias: Array = weight @ own
+    elif any(second.padding) or first.per_place:
+        assert first.spread_bias is not None
+        spread = np.broadcast_to(first.spread_bias.astype(np.float64), middle)
+        bias = apply(dataclasses.replace(second, weight=weight), [spread[None]], NumpyOps())[0]
+        per_channel = bias.reshape(len(bias), -1)
+        return per_channel[:, 0] if (per_channel == per_channel[:, :1]).all() else bias
+    else:
+        groups = weight.reshape(second.groups, -1, *weight.shape[1:]).sum(axis=tuple(range(3, weight.ndim + 1)))
+        bias = np.einsum("gom,gm->go", groups, own.reshape(second.groups, -1)).ravel()
+    return bias if second.bias is None else second.bias.astype(np.float64) + bias
 
 
 def _outline(first: Linear | Conv, second: Linear | Conv) -> Linear | Conv:

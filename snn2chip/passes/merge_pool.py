@@ -29,6 +29,7 @@ from snn2chip.ir.layers import (
     SumPool,
 )
 from snn2chip.passes.base import LocalPass, Rewrite, only_reader, only_source, rewired, with_layer
+from snn2chip.simulate.ops import NumpyOps, apply
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +167,10 @@ def conv_then_pool(conv: Conv, pool: Pool) -> Conv:
         weight[(slice(None), slice(None), *where)] += conv.weight
     factor = _factor(pool)
     # A sum over the window also sums the bias as often.
-    bias = None if conv.bias is None else conv.bias * (factor * float(np.prod(pool.kernel)))
+    if conv.bias is not None and conv.per_place:
+        bias = apply(pool, [conv.bias[None].astype(np.float64)], NumpyOps())[0]
+    else:
+        bias = None if conv.bias is None else conv.bias * (factor * float(np.prod(pool.kernel)))
     return dataclasses.replace(
         conv,
         weight=(weight * factor).astype(conv.weight.dtype),

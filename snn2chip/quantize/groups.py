@@ -215,7 +215,7 @@ def check_form(graph: Graph, host: Collection[str] = ()) -> None:
                     left = obstacle(graph, source, node)
                     pads = isinstance(node.layer, Conv) and any(node.layer.padding)
                     between = "put a neuron between them" + pads * (
-                        f"; or train with {source.name} behind {node.name} (a batch norm, say), or without padding"
+                        f"; or train with {source.name} behind {node.name}, or without padding"
                     )
                     raise S2CError(
                         f"two synaptic layers in a row, {source.name} and {node.name}, with no neuron between them",

@@ -191,7 +191,9 @@ def _bias(graph: Graph, entry: Node, signs: Array, between: list[Node], synapses
                 f"the bias of {', '.join(s.name for s in synapses)} differs within the windows of this pooling",
                 where=node.where(),
                 why="a population adds its bias after the maximum is taken, where it must be one number per window",
-                fix="train the layer without a bias, or pool over places instead of features",
+                fix="train with the norm or constant that is in front of the zero padding behind the convolution"
+                if any(isinstance(s.layer, Conv) and s.layer.per_place for s in synapses)
+                else "train the layer without a bias, or pool over places instead of features",
             )
     whole = values[entry.inputs[0].source] * signs + feature_bias(entry.layer)
     return _where_it_varies(np.asarray(whole), shapes[entry.name])
@@ -200,9 +202,8 @@ def _bias(graph: Graph, entry: Node, signs: Array, between: list[Node], synapses
 def feature_bias(layer: object) -> Array:
     """A synapse's bias, float64, broadcasting against its output; 0 where it has none."""
     assert isinstance(layer, Linear | Conv)
-    if layer.bias is None:
-        return np.zeros(())
-    return layer.bias.astype(np.float64).reshape((-1, *(1,) * layer.axes) if isinstance(layer, Conv) else (-1,))
+    bias = layer.spread_bias if isinstance(layer, Conv) else layer.bias
+    return np.zeros(()) if bias is None else bias.astype(np.float64)
 
 
 def _where_it_varies(x: Array, shape: Shape) -> Array:

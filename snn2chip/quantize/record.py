@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from snn2chip.ir.layers import Array
+from snn2chip.ir.layers import Array, Conv
 from snn2chip.ir.program import LayerQuantization
 from snn2chip.ir.target import Target
 from snn2chip.quantize.groups import Group
@@ -36,6 +36,8 @@ def record(group: Group, bias: Array, best: Quantized, target: Target) -> LayerQ
     remarks = [] if best.proved else [_overflow_remark(best, register)]
     if best.corrected:
         remarks.append("the mean rounding error of each channel's sum is taken back through its bias")
+    if any(isinstance(s.layer, Conv) and s.layer.per_place for s in group.synapses):
+        remarks.append("its bias differs from place to place (zero padding cuts off a constant): one for every neuron")
     return LayerQuantization(
         name=group.population.name,
         scale=best.unit,

@@ -125,8 +125,8 @@ class NumpyOps:
         weight = layer.weight.reshape(layer.groups, c_out // layer.groups, width)
         y = _matmul(rows, weight.transpose(0, 2, 1)).reshape(layer.groups, n, *out, -1)
         y = np.moveaxis(y, (0, -1), (1, 2)).reshape(n, c_out, *out)
-        if layer.bias is not None:
-            y = y + layer.bias.astype(y.dtype).reshape(-1, *(1,) * axes)
+        if layer.spread_bias is not None:
+            y = y + layer.spread_bias.astype(y.dtype)
         return np.ascontiguousarray(y)
 
     def pool(self, x: Array, layer: L.Pool, how: str) -> Array:

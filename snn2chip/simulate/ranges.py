@@ -99,17 +99,17 @@ def sum_range(layer: Linear | Conv, x: Range) -> SumRange:
     if largest >= UNBOUNDED.high or x.magnitude >= UNBOUNDED.high:
         return SumRange(UNBOUNDED, UNBOUNDED.high)
     flat = layer.weight.reshape(len(layer.weight), -1)
-    bias = np.zeros(len(flat), np.int64) if layer.bias is None else layer.bias
+    bias = (np.zeros(len(flat), np.int64) if layer.bias is None else layer.bias).reshape(len(flat), -1)
     # Python's integers where products might leave 64 bits.
     kind = np.int64 if 2 * largest * x.magnitude + magnitude(bias) < UNBOUNDED.high else object
     p = np.maximum(flat, 0).sum(axis=1, dtype=np.int64).astype(kind)
     n = flat.sum(axis=1, dtype=np.int64).astype(kind) - p
-    b = bias.astype(kind)
+    b_low, b_high = bias.min(axis=1).astype(kind), bias.max(axis=1).astype(kind)
     step = common_power(layer.weight) * x.step
     if layer.bias is not None:
         step = min(step, common_power(layer.bias))
-    out = Range(int((p * x.low + n * x.high + b).min()), int((p * x.high + n * x.low + b).max()), step)
-    partial = int(((p - n) * x.magnitude + np.abs(b)).max())
+    out = Range(int((p * x.low + n * x.high + b_low).min()), int((p * x.high + n * x.low + b_high).max()), step)
+    partial = int(((p - n) * x.magnitude + np.maximum(np.abs(b_low), np.abs(b_high))).max())
     return SumRange(out, partial // step) if partial < UNBOUNDED.high else SumRange(UNBOUNDED, UNBOUNDED.high)
 
 

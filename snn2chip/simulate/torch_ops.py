@@ -57,10 +57,11 @@ class TorchOps:
 
     def conv(self, x: torch.Tensor, layer: L.Conv) -> torch.Tensor:
         """X [N, C, *space]."""
-        bias = None if layer.bias is None else self.const(layer.bias, x)
-        return _CONV[layer.axes](
+        bias = None if layer.bias is None or layer.per_place else self.const(layer.bias, x)
+        y = _CONV[layer.axes](
             x, self.const(layer.weight, x), bias, layer.stride, layer.padding, layer.dilation, layer.groups
         )
+        return y + self.const(layer.bias, x) if layer.per_place else y  # type: ignore[arg-type]
 
     def pool(self, x: torch.Tensor, layer: L.Pool, how: str) -> torch.Tensor:
         """Windows of x [N, C, *space] reduced by "sum", "mean" or "max"."""

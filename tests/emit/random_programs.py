@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -141,6 +142,9 @@ class _Builder:
         else:
             conv = Conv2d if len(shape) == 3 else Conv1d
             layer = conv(self.rng.integers(-127, 128, (4, shape[0], *(2,) * (len(shape) - 1))), bias)
+            if self.chance(0.5):
+                per_place = self.rng.integers(-500, 500, layer.output_shape(shape))
+                layer = dataclasses.replace(layer, bias=per_place)
         self.add("stem.host", layer, Edge(source), placement="host")
         shift = self.integer(0, 6)
         return self.add("stem.rescale", Rescale(shift), Edge("stem.host"), placement="host"), 4000.0 / (1 << shift)

@@ -16,14 +16,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from snn2chip.errors import S2CError
 from snn2chip.frontend.torch import trace
 from snn2chip.ir.layers import BatchNorm
 from snn2chip.passes import run_passes
-from snn2chip.quantize import quantize
 from snn2chip.zoo.normalization import TDBatchNorm
-from torch_libraries import FEATURES, LIBRARIES, Library, Loop, Net, Stage
-from torch_networks import C, H, HandLIF, N, T, compare, frames, lively, per_step, watched
+from torch_libraries import FEATURES, LIBRARIES, Library, Net, Stage
+from torch_networks import C, H, N, T, compare, frames, lively, per_step, watched
 
 CHANNELS = 4
 
@@ -183,13 +181,3 @@ def test_it_is_traced_and_its_norms_folded(case: Case, library: Library) -> None
         compare(graph, frames(seed).transpose(0, 1), expected, out)
     folded, _ = run_passes(graph, frames(3).transpose(0, 1))
     assert not any(isinstance(node.layer, BatchNorm) for node in folded)
-
-
-def test_on_the_chip_no_norm_stands_before_padding() -> None:
-    """A graph holds it; but no synapse adds its offset inside the border only."""
-    norm = CONV["norm before padding"](CHANNELS)
-    net = lively(Loop([Stage([conv(C)], HandLIF(0.5)), Stage(norm, HandLIF(0.5))]))
-    x = frames(0)
-    graph = trace(net, x)
-    with pytest.raises(S2CError, match=r"(?s)cannot become one.*pads the border.*would give its bias"):
-        quantize(graph, calibration=x.transpose(0, 1))

@@ -44,14 +44,22 @@ OPS = NumpyOps()
     padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
     dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
     groups=st.sampled_from([1, 2, 4]),
+    per_place=st.booleans(),
 )
-def test_integer_convolution_is_torchs(seed, size, kernel, stride, padding, dilation, groups) -> None:  # type: ignore[no-untyped-def]
+def test_integer_convolution_is_torchs(seed, size, kernel, stride, padding, dilation, groups, per_place) -> None:  # type: ignore[no-untyped-def]
     assume(all(n + 2 * p >= d * (k - 1) + 1 for n, p, d, k in zip(size, padding, dilation, kernel, strict=True)))
     rng = np.random.default_rng(seed)
     x = rng.integers(-300, 300, (2, 4, *size))
     w, b = rng.integers(-256, 256, (8, 4 // groups, *kernel)), rng.integers(-9, 9, 8)
-    ours = apply(Conv2d(w, b, stride, padding, dilation, groups), [x], OPS)
     theirs = F.conv2d(*(torch.from_numpy(a.astype(np.float64)) for a in (x, w, b)), stride, padding, dilation, groups)
+    layer = Conv2d(w, b, stride, padding, dilation, groups)
+    if per_place:
+        more = rng.integers(-9, 9, theirs.shape[1:])
+        layer, theirs = dataclasses.replace(layer, bias=b.reshape(-1, 1, 1) + more), theirs + torch.from_numpy(more)
+        assert layer.output_shape(x.shape[1:]) == more.shape
+        float_too = apply(layer, [torch.from_numpy(x.astype(np.float64))], TorchOps())
+        np.testing.assert_array_equal(float_too, theirs.numpy())
+    ours = apply(layer, [x], OPS)
     assert ours.dtype == np.int64
     np.testing.assert_array_equal(ours, theirs.numpy())
 

@@ -41,6 +41,9 @@ def conv(view: View, node: Node, inputs: list[Shape], shape: Shape) -> dict[str,
     layer = node.layer
     assert isinstance(layer, L.Conv)
     bias = bias_of(view, node, layer.bias)
+    if bias is not None and layer.per_place:
+        view.note(node, "its bias differs from place to place; NIR adds one number per channel, here their median")
+        bias = np.median(bias.reshape(len(bias), -1), axis=1)
     if len(set(layer.kernel)) > 1 or layer.groups > 1:
         view.note(node, "nir 1.0.8 infers a wrong shape (kernel not square, or groups): read with type_check=False")
     one = layer.axes == 1

@@ -84,8 +84,7 @@ def conv(w: Writer, node: Node, layer: L.Conv) -> None:
     product = w.op("MatMul", [rows, w.constant(f"{name}.weight", weight)], f"{name}.product")
     back = w.op("Transpose", [product], f"{name}.back", perm=[0, 1, 3, 2])
     total = w.op("Reshape", [back, w.constant(f"{name}.shape", [0, out, *size])], f"{name}.convolved")
-    bias = None if layer.bias is None else layer.bias.reshape(-1, *(1,) * len(size))
-    summed(w, name, [total], bias)
+    summed(w, name, [total], layer.spread_bias)
 
 
 def pool(w: Writer, node: Node, layer: L.Pool) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -158,6 +158,8 @@ def choose(case: Case, batch: int, runs: float) -> Chosen:
 
     Whatever is chosen computes the same integers; the clock decides only how soon.
     """
+    if isinstance(case.layer, Conv) and case.layer.per_place:
+        return _per_place(case, case.layer, batch, runs)
     exact, rejected = [], {}
     for name, method in METHODS.items():
         reason = method.refuse(case) or distrust(name, case)
@@ -177,6 +179,19 @@ def choose(case: Case, batch: int, runs: float) -> Chosen:
     times = {name: _milliseconds(run, x) for name, run in candidates.items()}
     name = min(times, key=lambda n: times[n])
     return Chosen(name, METHODS[name].text, case.sums, candidates[name], rejected, times)
+
+
+def _per_place(case: Case, layer: Conv, batch: int, runs: float) -> Chosen:
+    """The same with a bias that differs from place to place, which is added to the kernel's sums."""
+    # The sums stay those with the bias: a kernel that holds them holds what is added, too.
+    chosen = choose(replace(case, layer=replace(layer, bias=None)), batch, runs)
+    bias = torch.from_numpy(np.array(layer.bias))
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        sums = chosen.run(x)
+        return sums + bias.to(sums.dtype)
+
+    return replace(chosen, run=run)
 
 
 def _made(name: str, why: str, case: Case, rejected: dict[str, str]) -> Chosen:

@@ -77,7 +77,7 @@ def _spikes(a: Answers, found: list[str]) -> str:
 def _surprise(a: Answers, nearest: FloatNeuron) -> str:
     """Where a neuron that explains the answers first gives another spike than the module."""
     for trial in a.trials:
-        states = run(nearest, trial.xs)
+        states = list(run(nearest, trial.xs))
         for step, (state, wanted) in enumerate(zip(states, trial.outputs, strict=True)):
             wrong = (state["out"] - wanted).abs() > 0.5 * a.spike_value
             if bool(wrong.any()):

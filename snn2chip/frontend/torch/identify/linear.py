@@ -1,7 +1,7 @@
-"""Neurons whose membrane is linear between spikes: LIF with and without a current, adaptive, ternary, integrators.
+"""What a neuron does whose membrane is linear between spikes, as far as answers tell.
 
-From the answers follow, up to the accuracy of a measurement, the decays and what a spike does (:class:`Structure`).
-The module's own numbers then make exact neurons of it.
+The decays, what a spike does to the membrane and to the threshold: all up to the accuracy of a measurement. ``exact``
+makes neurons of it.
 """
 
 from __future__ import annotations
@@ -9,24 +9,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from snn2chip.frontend.torch.identify.numbers import array, fits, held, matching
+from snn2chip.frontend.torch.identify.numbers import LOOSE, decays, fits
 from snn2chip.frontend.torch.identify.questions import SLACK, SPIKES, AfterSpike, Answers
-from snn2chip.ir.layers import Array
-from snn2chip.neurons.alif import ALIF, AdaptiveReset
-from snn2chip.neurons.base import Fire, FloatNeuron
-from snn2chip.neurons.lif import LIF, DecayForm
-from snn2chip.neurons.ternary import TernaryLIF
+from snn2chip.neurons.alif import AdaptiveReset
+from snn2chip.neurons.base import ResetTiming
 
-_FIRES: tuple[Fire, ...] = (">=", ">")
-_INFINITE = np.asarray(np.inf)
-# Of how many numbers products are tried.
-_FACTORS = 12
+# Resets whose effect on the next step is that of the step of the spike.
+_SAME_STEP: tuple[ResetTiming, ...] = ("same", "gate")
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ class Structure:
     current: Tensor | None
     decay: Tensor
     reset: AdaptiveReset
-    timing: str
+    timing: ResetTiming
     start: Tensor
     target: Tensor | None = None
     rise: Tensor | None = None
@@ -86,13 +79,6 @@ def decay_pairs(s: Tensor, p: Tensor, known: list[Tensor]) -> list[tuple[Tensor 
     return found
 
 
-def decays(known: list[Tensor]) -> Iterator[Tensor]:
-    """Decay factors a module may have from its numbers: β, 1 − λ, 1 − 1/τ."""
-    yield from known
-    yield from (1 - x for x in known)
-    yield from (1 - 1 / x for x in known if bool((x != 0).all()))
-
-
 def _close(x: Tensor, y: Tensor, unit: Tensor) -> bool:
     return bool(((x - y).abs() <= 1e-3 * unit).all())
 
@@ -110,13 +96,13 @@ def _without_adaptation(a: Answers, plain: Structure) -> Iterator[Structure]:
     ones, twos = (strength * theta for strength in SPIKES)
     targets = ones - first / decay.clamp(min=1e-6), twos - second / decay.clamp(min=1e-6)
     if _close(decay * targets[0], decay * targets[1], theta):
-        for timing in ("same", "gate"):
+        for timing in _SAME_STEP:
             yield replace(plain, timing=timing, target=targets[0])
             if bool((decay == 1).all()) and not bool(a.start.any()):
                 # Nothing tells where the membrane of such a neuron has its 0: at its start, or where it is reset to.
                 yield replace(plain, timing=timing, target=torch.zeros(()), start=-targets[0])
     if _close(first, decay * theta, theta) and _close(second, decay * theta, theta):
-        for timing in ("same", "gate"):
+        for timing in _SAME_STEP:
             yield replace(plain, reset="soft", timing=timing)
     if _close(first, theta, theta) and _close(second, theta, theta):
         yield replace(plain, reset="soft", timing="next")
@@ -132,7 +118,7 @@ def _with_adaptation(a: Answers, plain: Structure, known: list[Tensor]) -> Itera
     if bool((first.abs() < SLACK * a.theta).any()):
         return
     estimate = second / first
-    falls = [f for f in decays(known) if bool((f != 0).all()) and _fits_loosely(f, estimate)]
+    falls = [f for f in decays(known) if bool((f != 0).all()) and fits(f, estimate, LOOSE)]
     for fall in [*falls, estimate]:
         spread = fall.broadcast_to(estimate.shape)
         rise = first / (spread - plain.decay)
@@ -145,170 +131,3 @@ def _with_adaptation(a: Answers, plain: Structure, known: list[Tensor]) -> Itera
                 yield replace(adapting, reset="adaptive")
             if _close(rest[0], a.theta + rise, a.theta):
                 yield replace(adapting, reset="adaptive", timing="next")
-
-
-def _fits_loosely(value: Tensor, estimate: Tensor) -> bool:
-    """For a ratio of small differences."""
-    try:
-        spread = value.broadcast_to(estimate.shape)
-    except RuntimeError:
-        return False
-    return bool(((spread - estimate).abs() <= 5e-3 * estimate.abs()).all())
-
-
-# ---------------------------------------------------------------------- exact neurons
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """How the membrane relates to the input.
-
-    Args:
-        form, decay: as of a LIF.
-        implied: the factor on the input that the form implies.
-        gain, threshold: of the membrane.
-    """
-
-    form: DecayForm
-    decay: Tensor
-    implied: Tensor
-    gain: Tensor
-    threshold: Tensor
-
-
-def rough(structure: Structure, a: Answers) -> FloatNeuron | None:
-    """The neuron with measured numbers: whether it explains the trials at all is asked of it first."""
-    one = torch.ones(())
-    scale = _Scale("factor", structure.decay, one, one, _threshold(structure, a))
-    return next(_built(structure, a, scale, ">=", None), None)
-
-
-def _threshold(structure: Structure, a: Answers) -> Tensor:
-    """In units of the input."""
-    return a.theta + structure.decay * (structure.start - a.start)
-
-
-def exact(structure: Structure, a: Answers, known: list[Tensor], unit: Tensor | None) -> Iterator[FloatNeuron]:
-    """The neurons of a structure, those first whose numbers are all among the module's.
-
-    Args:
-        unit: the membrane that one unit of input makes, where the module shows it.
-    """
-    # Only a LIF has forms of decay; in others the same numbers stand for the factor they come to.
-    lif = structure.rise is None and not a.signed
-    forms = list(_forms(structure.decay, known if lif else [*known, *decays(known)], lif))
-    for scale in _scales(_threshold(structure, a), forms, known):
-        if unit is None or _fits_loosely(scale.gain * scale.implied, unit):
-            for fire in _FIRES:
-                yield from _built(structure, a, scale, fire, known)
-
-
-def _forms(decay: Tensor, known: list[Tensor], all_forms: bool = True) -> Iterator[tuple[DecayForm, Tensor, Tensor]]:
-    """Decay form, its value, and the factor on the input it implies."""
-    one = torch.ones(())
-    for factor in held(decay, known):
-        yield "factor", factor, one
-    for tau in (x for x in known if all_forms and bool(x.all()) and fits(1 - 1 / x, decay)):
-        yield "tau", tau, 1 / tau
-        yield "tau_undriven", tau, one
-    for rate in (x for x in known if all_forms and fits(1 - x, decay)):
-        yield "rate", rate, rate
-        yield "subtract", rate, one
-    for factor in matching(decay, []):
-        yield "factor", factor, one
-
-
-def _scales(theta: Tensor, forms: list[tuple[DecayForm, Tensor, Tensor]], known: list[Tensor]) -> Iterator[_Scale]:
-    """How the membrane may relate to the input, with numbers of the module's first."""
-    one = torch.ones(())
-    for form, decay, implied in forms:
-        for threshold in held(theta * implied, known):
-            yield _Scale(form, decay, implied, one, threshold)
-    for gain in (x for x in _factors(known) if _broadcasts(theta, x)):
-        for form, decay, implied in forms:
-            for threshold in held(theta * implied * gain, known):
-                yield _Scale(form, decay, implied, gain, threshold)
-    for form, decay, implied in forms:
-        for threshold in matching(theta * implied, []):
-            yield _Scale(form, decay, implied, one, threshold)
-
-
-def _factors(known: list[Tensor]) -> list[Tensor]:
-    """What an input may be multiplied by: a number of the module's, one over it, or two of them."""
-    single = [x for x in known if bool((x > 0).all()) and not bool((x == 1).all())][:_FACTORS]
-    pairs = itertools.combinations_with_replacement(single, 2)
-    return [*single, *(1 / x for x in single), *(x * y for x, y in pairs if _broadcasts(x, y))]
-
-
-def _broadcasts(x: Tensor, y: Tensor) -> bool:
-    try:
-        torch.broadcast_shapes(x.shape, y.shape)  # type: ignore[no-untyped-call]
-    except RuntimeError:
-        return False
-    return True
-
-
-def _built(s: Structure, a: Answers, scale: _Scale, fire: Fire, known: list[Tensor] | None) -> Iterator[FloatNeuron]:
-    """The models that have these numbers; where ``known`` is None, with the rest as it was measured."""
-    targets = [torch.zeros(())]
-    if s.target is not None:
-        target = s.target * scale.gain * scale.implied
-        # What a neuron that keeps nothing resets to is lost: any number will do there.
-        free = s.decay < 1e-3
-        fitting = [x for x in known or () if _broadcasts(x, target) and fits(torch.where(free, target, x), target)]
-        zero = torch.zeros(())
-        targets = [*fitting, *matching(torch.where(free, zero, target), [zero])]
-    start = s.start * scale.gain * scale.implied
-    starts = matching(start, list(known or ())) if bool(start.any()) else [torch.zeros(())]
-    for target, started in itertools.product(targets, starts):
-        shared: dict[str, Any] = {
-            "v_threshold": array(scale.threshold),
-            "decay": array(scale.decay),
-            "gain": array(scale.gain),
-            "fire": fire,
-            "reset": s.reset,
-            "v_reset": array(target),
-            "spike_value": a.spike_value,
-        }
-        if bool(started.any()) and (a.signed or s.rise is not None):
-            continue
-        if a.signed:
-            if s.timing == "same" and s.current is None:
-                yield TernaryLIF(**shared)
-            continue
-        shared["current_decay"] = None if s.current is None else array(s.current)
-        shared["reset_timing"] = s.timing
-        if s.rise is None:
-            yield LIF(**shared, decay_form=scale.form, v_start=array(started))
-            continue
-        assert s.fall is not None
-        for strength, step in _splits(s.rise * scale.gain, s.fall, known):
-            yield ALIF(
-                **shared,
-                adaptation_decay=array(s.fall),
-                adaptation_strength=array(strength),
-                adaptation_step=array(step),
-            )
-
-
-def _splits(rise: Tensor, fall: Tensor, known: list[Tensor] | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """What a spike adds to the threshold, as strength times step."""
-    one = torch.ones(())
-    if known is not None:
-        steps = [x for x in (one, 1 - fall, *known) if bool((x > 0).all()) and _broadcasts(x, rise)]
-        yield from ((x, step) for step in steps for x in known if _fits_loosely(x, rise / step))
-    yield rise, one
-
-
-# ---------------------------------------------------------------------- integrators
-
-
-def integrators(s: Tensor, p: Tensor, gain: Tensor, known: list[Tensor]) -> Iterator[LIF]:
-    """Leaky integrators with this response to an input; their output is the membrane."""
-    one = torch.ones(())
-    for current, decay in decay_pairs(s, p, known):
-        through: Array | None = None if current is None else array(current)
-        for form, value, implied in _forms(decay, known):
-            own = gain / implied
-            for factor in [one] if fits(one, own) else matching(own, [*known, *_factors(known)]):
-                yield LIF(_INFINITE, array(value), form, gain=array(factor), current_decay=through, reset="none")

@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from snn2chip.frontend.torch.identify.probe import Probe
 from snn2chip.ir.layers import Array
 
-# Estimates come from differences of bisected float32 values.
+# Estimates come from differences of bisected float32 values; some are ratios of small differences.
 NEAR = 2e-4
+LOOSE = 5e-3
 _STEPS = 3
 # A short vector of parameters may hold one number for every power of a polynomial.
 _ELEMENTS = 16
@@ -73,13 +74,29 @@ def _distinct(values: list[Tensor]) -> list[Tensor]:
     return found
 
 
-def fits(value: Tensor, estimate: Tensor) -> bool:
+def decays(known: list[Tensor]) -> Iterator[Tensor]:
+    """Decay factors a module may have from its numbers: β, 1 − λ, 1 − 1/τ."""
+    yield from known
+    yield from (1 - x for x in known)
+    yield from (1 - 1 / x for x in known if bool((x != 0).all()))
+
+
+def broadcasts(x: Tensor, y: Tensor) -> bool:
+    """Whether two numbers can be used together, one per neuron or one for all."""
+    try:
+        torch.broadcast_shapes(x.shape, y.shape)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return False
+    return True
+
+
+def fits(value: Tensor, estimate: Tensor, near: float = NEAR) -> bool:
     """Whether a number could be the estimated one, for every neuron."""
     try:
         spread = value.broadcast_to(estimate.shape)
     except RuntimeError:
         return False
-    return bool(((spread - estimate).abs() <= NEAR * estimate.abs() + 1e-6).all())
+    return bool(((spread - estimate).abs() <= near * estimate.abs() + 1e-6).all())
 
 
 def held(estimate: Tensor, known: list[Tensor]) -> list[Tensor]:

@@ -8,15 +8,15 @@ hypothesis; what a spike leaves behind is f of where the reset went.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from torch import Tensor
 
-from snn2chip.frontend.torch.identify import numbers
 from snn2chip.frontend.torch.identify.numbers import NEAR
+from snn2chip.frontend.torch.identify.numbers import scalars as single_numbers
 from snn2chip.frontend.torch.identify.probe import boundary
 from snn2chip.frontend.torch.identify.questions import SPIKES, Answers
 from snn2chip.ir.layers import Array
@@ -24,12 +24,14 @@ from snn2chip.neurons.base import Fire, FloatNeuron
 from snn2chip.neurons.lnm import LNM
 from snn2chip.neurons.qif import QIF
 
+_Form = Literal["added", "absorbed"]
+_Reset = Literal["hard", "gate", "soft"]
+
 _POINTS = 24
 # The furthest below rest that is asked for, in thresholds: clipping is seen where it begins.
 _DEPTH = 16.0
 _HIGHEST_POWER = 7
 _FITS = 3e-6
-_FORMS: tuple[Literal["added", "absorbed"], ...] = ("added", "absorbed")
 _FIRES: tuple[Fire, ...] = (">=", ">")
 
 
@@ -37,7 +39,7 @@ _FIRES: tuple[Fire, ...] = (">=", ">")
 class _Curve:
     """f(v) = v + Σ k_i·c^i ("added") or Σ k_i·c^i ("absorbed"), c being v, v clipped to ±bound, or tanh(v)."""
 
-    form: Literal["added", "absorbed"]
+    form: _Form
     bound: float | None
     squash: bool
     coefficients: Array
@@ -51,40 +53,36 @@ class _Curve:
 def neurons(a: Answers, known: list[Tensor]) -> Iterator[FloatNeuron]:
     """Polynomial neurons that explain the answers; all of a population alike, and none where it moves without input."""
     silent = a.spike is not None and a.spike.silence
-    if a.moves or a.signed or silent or a.probe.longest < 2 or _scalar(a.theta) is None:
-        return
-    scalars = numbers.scalars(known)
-    points, values = _sampled(a)
-    after = [_scalar(a.theta - boundary(a.probe, [c * a.theta], a.spike_value)[1]) for c in SPIKES]
     theta = _scalar(a.theta)
-    if points is None or theta is None or None in after:
+    if theta is None or a.moves or a.signed or silent or a.probe.longest < 2:
         return
-    gains = dict.fromkeys([1.0, *(g for x in scalars if x > 0 for g in (x, 1 / x))])
-    for gain in gains:
+    sampled = _sampled(a)
+    after = [_scalar(a.theta - boundary(a.probe, [c * a.theta], a.spike_value)[1]) for c in SPIKES]
+    left = [x for x in after if x is not None]
+    if sampled is None or len(left) < len(SPIKES):
+        return
+    points, values = sampled
+    scalars = single_numbers(known)
+    for gain in dict.fromkeys([1.0, *(g for x in scalars if x > 0 for g in (x, 1 / x))]):
         fires_at = _nearest(theta * gain, scalars)
         if gain != 1 and fires_at not in scalars:
             continue
         for curve in _curves(points * gain, values * gain, scalars):
-            resets = list(_resets(curve, fires_at, [gain * x for x in after if x is not None], scalars))
+            resets = list(_resets(curve, fires_at, [gain * x for x in left], scalars))
             for reset, target in resets:
                 yield from _quadratic(curve, gain, fires_at, reset, target, scalars, a.spike_value)
-            for (reset, target), fire in itertools.product(resets, _FIRES):
-                if gain == 1 and reset != "soft":
-                    gated = reset == "gate"
-                    yield LNM(
-                        np.asarray(fires_at), tuple(curve.coefficients), curve.form, curve.bound, curve.squash,
-                        fire, gated, np.asarray(0.0 if gated else target), a.spike_value,
-                    )  # fmt: skip
+            for reset, target in resets if gain == 1 else ():
+                yield from _learnable(curve, fires_at, reset, target, a.spike_value)
 
 
-def _sampled(a: Answers) -> tuple[Array | None, Array]:
+def _sampled(a: Answers) -> tuple[Array, Array] | None:
     """Membranes below the threshold, and what the next step makes of them."""
     spread = (1 - np.cos(np.pi * (np.arange(_POINTS) + 0.5) / _POINTS)) / 2
     near = spread * 3 - 2.05
     strengths = np.concatenate([near[near < 0.97], -np.geomspace(2.1, _DEPTH, _POINTS // 2)])
     values = [_scalar(a.effect_of(float(c) * a.theta)) for c in strengths]
     if None in values:
-        return None, np.empty(0)
+        return None
     # The inputs as the module was given them, in float32.
     points = [float((float(c) * a.theta).flatten()[0]) for c in strengths]
     return np.asarray(points), np.asarray(values, dtype=np.float64)
@@ -98,11 +96,11 @@ def _scalar(x: Tensor) -> float | None:
 
 def _curves(points: Array, values: Array, scalars: list[float]) -> Iterator[_Curve]:
     """Polynomials through the points, of the lowest degree that fits, the plain one first."""
-    scale = max(1.0, float(np.abs(values).max()))
+    scale, signed = max(1.0, float(np.abs(values).max())), _signed(scalars)
     bounds: list[tuple[float | None, bool]] = [(None, False)]
     bounds += [(b, False) for b in sorted({*scalars, 1.0, 5.0}) if 0 < b < np.abs(points).max()]
     for bound, squash in [*bounds, (None, True)]:
-        for form in _FORMS:
+        for form in get_args(_Form):
             if form == "added" and bound is None and not squash:
                 continue
             own = values - points if form == "added" else values
@@ -111,9 +109,13 @@ def _curves(points: Array, values: Array, scalars: list[float]) -> Iterator[_Cur
                 powers = np.vander(c, degree + 1, increasing=True)
                 found, *_ = np.linalg.lstsq(powers, own, rcond=None)
                 if np.abs(powers @ found - own).max() <= _FITS * scale:
-                    exact = np.asarray([_nearest(k, [*scalars, *(-s for s in scalars)]) for k in found])
+                    exact = np.asarray([_nearest(k, signed) for k in found])
                     yield _Curve(form, bound, squash, exact)
                     break
+
+
+def _signed(scalars: list[float]) -> list[float]:
+    return [*scalars, *(-x for x in scalars)]
 
 
 def _nearest(value: float, scalars: list[float]) -> float:
@@ -126,9 +128,7 @@ def _nearest(value: float, scalars: list[float]) -> float:
     return value
 
 
-def _resets(
-    curve: Callable[[Array], Array], theta: float, after: list[float], scalars: list[float]
-) -> Iterator[tuple[Literal["hard", "gate", "soft"], float]]:
+def _resets(curve: _Curve, theta: float, after: list[float], scalars: list[float]) -> Iterator[tuple[_Reset, float]]:
     """Resets after which the next step makes of the membrane what it was seen to make."""
 
     def same(x: float, y: float) -> bool:
@@ -136,7 +136,7 @@ def _resets(
 
     first, second = after
     if same(first, second):
-        for target in (0.0, *scalars, *(-s for s in scalars)):
+        for target in (0.0, *_signed(scalars)):
             if same(float(curve(np.asarray(target))), first):
                 yield "hard", target
         if same(first, 0.0):
@@ -146,34 +146,49 @@ def _resets(
         yield "soft", 0.0
 
 
+def _learnable(curve: _Curve, theta: float, reset: _Reset, target: float, spike_value: float) -> Iterator[LNM]:
+    for fire in _FIRES if reset != "soft" else ():
+        yield LNM(
+            np.asarray(theta),
+            tuple(curve.coefficients),
+            curve.form,
+            bound=curve.bound,
+            squash=curve.squash,
+            fire=fire,
+            gated=reset == "gate",
+            v_reset=np.asarray(target),
+            spike_value=spike_value,
+        )
+
+
 def _quadratic(
-    curve: _Curve, gain: float, theta: float, reset: str, target: float, scalars: list[float], spike_value: float
+    curve: _Curve, gain: float, theta: float, reset: _Reset, target: float, scalars: list[float], spike_value: float
 ) -> Iterator[QIF]:
     """The same as a quadratic neuron a·(v − v_rest)(v − v_critical) (+ v), at rest where it starts."""
     if curve.form != "absorbed" or curve.bound is not None or curve.squash or len(curve.coefficients) != 3:
         return
-    if reset == "gate" or curve.coefficients[0] or curve.coefficients[2] <= 0:
+    constant, slope, curvature = curve.coefficients
+    if reset == "gate" or constant or curvature <= 0:
         return
-    curvature = curve.coefficients[2]
-    products = [x * y for x, y in itertools.combinations(scalars, 2)]
-    a = _nearest(curvature, [*scalars, *products, *(x / y for x, y in itertools.permutations(scalars, 2))])
+    signed = _signed(scalars)
+    pairs = list(itertools.permutations(scalars, 2))
+    a = _nearest(curvature, [*scalars, *(x * y for x, y in pairs), *(x / y for x, y in pairs)])
     for carries in (False, True):
-        away = (float(carries) - curve.coefficients[1]) / curvature
+        away = (float(carries) - slope) / curvature
         if away <= 0:
             continue
-        for rest in (0.0, *(scalars if carries else ()), *(-s for s in scalars if carries)):
-            critical = _nearest(rest + away, [*scalars, *(-s for s in scalars)])
+        for rest in (0.0, *(signed if carries else ())):
             for fire in _FIRES:
                 yield QIF(
-                    np.asarray(_nearest(theta + rest, [*scalars, *(-s for s in scalars)])),
-                    np.asarray(a),
-                    np.asarray(rest),
-                    np.asarray(critical),
-                    carries,
-                    np.asarray(gain),
-                    fire,
-                    reset,  # type: ignore[arg-type]
-                    None if reset == "soft" else np.asarray(target + rest),
-                    np.asarray(rest),
-                    spike_value,
+                    np.asarray(_nearest(theta + rest, signed)),
+                    a=np.asarray(a),
+                    v_rest=np.asarray(rest),
+                    v_critical=np.asarray(_nearest(rest + away, signed)),
+                    carries=carries,
+                    gain=np.asarray(gain),
+                    fire=fire,
+                    reset=reset,
+                    v_reset=None if reset == "soft" else np.asarray(target + rest),
+                    v_start=np.asarray(rest),
+                    spike_value=spike_value,
                 )

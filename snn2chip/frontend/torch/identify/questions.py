@@ -80,6 +80,12 @@ class Answers:
     spike: AfterSpike | None
     trials: list[Trial]
 
+    @property
+    def edges(self) -> list[Trial]:
+        """Two runs of one step: the largest input that does not fire, and the smallest that does."""
+        silent, spike = torch.zeros_like(self.low), torch.full_like(self.first, self.spike_value)
+        return [Trial([self.low], [silent], []), Trial([self.first], [spike], [])]
+
     def later(self, step: int) -> Tensor:
         """The effect of a spike ``step`` steps after the first that could be asked for."""
         assert self.spike is not None
@@ -149,10 +155,10 @@ def _after_spike(a: Answers) -> AfterSpike:
     else:
         raise S2CError(f"after a spike it does not fire again for {longest + 1} steps, whatever the input")
     if silence:
-        return AfterSpike(
-            silence, (_left_after_silence(a, SPIKES[0], silence), _left_after_silence(a, SPIKES[1], silence))
-        )
-    return AfterSpike(0, (_effect(a, SPIKES[0], 1), _effect(a, SPIKES[1], 1)))
+        weak, strong = (_left_after_silence(a, strength, silence) for strength in SPIKES)
+    else:
+        weak, strong = (_effect(a, strength, 1) for strength in SPIKES)
+    return AfterSpike(silence, (weak, strong))
 
 
 def _effect(a: Answers, strength: float, steps: int) -> Tensor:
@@ -201,14 +207,13 @@ def _gains(s: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_values(a: Answers) -> None:
-    lowest = -1 if a.signed else 0
     for trial in a.trials:
         for out in trial.outputs:
             level = out / a.spike_value
-            whole = (level - level.round()).abs() <= 1e-5
-            if not bool((whole & (level.round() >= lowest) & (level.round() <= 1)).all()):
-                odd = float(level[~(whole & (level.round() >= lowest) & (level.round() <= 1))].flatten()[0])
+            whole = level.round()
+            odd = ((level - whole).abs() > 1e-5) | (whole < (-1 if a.signed else 0)) | (whole > 1)
+            if bool(odd.any()):
                 raise S2CError(
                     "its output is no spike",
-                    why=f"for strong input it gives {a.spike_value:.4g}, but also {odd * a.spike_value:.4g}",
+                    why=f"for strong input it gives {a.spike_value:.4g}, but also {float(out[odd].flatten()[0]):.4g}",
                 )

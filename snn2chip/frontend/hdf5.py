@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from snn2chip.errors import S2CError
+from snn2chip.ir.layers import Array
 from snn2chip.machine import expanded
 
 Tree = dict[str, Any]
@@ -67,6 +68,32 @@ def _value(dataset: h5py.Dataset) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in "OS":
         texts = [item.decode("utf-8") if isinstance(item, bytes) else str(item) for item in value.ravel()]
         return np.array(texts, dtype=object).reshape(value.shape)
+    return value
+
+
+def numbers(tree: Tree, name: str, where: str) -> Array:
+    """The numbers of a field, as they are stored.
+
+    Raises:
+        S2CError: there is no such field, or it holds something else, NaN or infinite values.
+    """
+    if name not in tree or isinstance(tree[name], dict):
+        raise S2CError(f"there is no {name}", where=where, why="the file is incomplete", fix="export the network again")
+    value = np.asarray(tree[name])
+    if value.dtype.kind not in "biuf":
+        raise S2CError(
+            f"{name} holds no numbers",
+            where=where,
+            why=f"its type is {value.dtype}",
+            fix="export it as integers or floating-point numbers",
+        )
+    if not np.isfinite(value).all():
+        bad = int(np.count_nonzero(~np.isfinite(value)))
+        raise S2CError(
+            f"{name} holds {bad} of {value.size} values that are NaN or infinite",
+            where=where,
+            fix="the training diverged, or the file is damaged: export weights that are finite",
+        )
     return value
 
 

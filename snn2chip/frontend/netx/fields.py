@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from snn2chip.errors import S2CError
-from snn2chip.frontend.hdf5 import Tree
+from snn2chip.frontend.hdf5 import Tree, numbers
 from snn2chip.ir.layers import Array
 
 
@@ -26,13 +26,7 @@ class Fields:
 
     def integers(self, name: str) -> Array:
         """A field of whole numbers, int64."""
-        if name not in self.fields or isinstance(self.fields[name], dict):
-            raise S2CError(f"the group has no {name}", where=self.where, fix="export the network again")
-        value = np.asarray(self.fields[name])
-        if value.dtype.kind not in "biuf":
-            raise S2CError(f"{name} holds no numbers", where=self.where, why=f"its type is {value.dtype}")
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise S2CError(f"{name} holds NaN or infinite values", where=self.where, fix="export the network again")
+        value = numbers(self.fields, name, self.where)
         whole: Array = np.rint(value)
         if (value != whole).any():
             bad = value[value != whole].flat[0]
@@ -49,6 +43,9 @@ class Fields:
         value = self.integers(name)
         if value.size and (value.min() < low or value.max() > high):
             raise S2CError(
-                f"{name} spans {value.min()}…{value.max()}", where=self.where, why=f"it lies in {low}…{high}"
+                f"{name} spans {value.min()}…{value.max()}",
+                where=self.where,
+                why=f"it lies in {low}…{high}",
+                fix="quantize it to this range before the export",
             )
         return value

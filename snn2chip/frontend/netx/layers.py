@@ -12,10 +12,9 @@ from snn2chip.frontend.netx.fields import Fields
 from snn2chip.frontend.netx.neurons import NEURONS, NO_NEURON, SUPPORTED, model_of, refused_neuron
 from snn2chip.ir import layers as L
 from snn2chip.ir.graph import Edge, Node, Source
-from snn2chip.ir.layers import Array
+from snn2chip.ir.layers import Array, Shape
 
 _DELAY_LIMIT = 62
-_SAY_SHAPE = "give the shape of the input: snn2chip.load(path, input_shape=(C, H, W)), or --input-shape C,H,W"
 
 
 def entry(chain: Chain, layer: Fields) -> None:
@@ -36,16 +35,9 @@ def entry(chain: Chain, layer: Fields) -> None:
 
 def flatten(chain: Chain, layer: Fields) -> None:
     """A flatten layer."""
-    if chain.shape is None:
-        raise S2CError(
-            "a flatten layer without an input",
-            where=layer.where,
-            why="the file has no input layer before it",
-            fix=_SAY_SHAPE,
-        )
-    name = _name(layer)
+    shape, name = _shape_before(chain, layer), _name(layer)
     chain.nodes.append(Node(name, L.Flatten(), (Edge(chain.last),), Source(layer.where)))
-    chain.shape, chain.last, chain.flattened = (math.prod(chain.shape),), name, True
+    chain.shape, chain.last, chain.flattened = (math.prod(shape),), name, True
 
 
 def dense(chain: Chain, layer: Fields) -> None:
@@ -83,14 +75,7 @@ def dense(chain: Chain, layer: Fields) -> None:
 
 def conv(chain: Chain, layer: Fields) -> None:
     """A conv layer and its population."""
-    name = _name(layer)
-    if chain.shape is None:
-        raise S2CError(
-            "a conv layer without an input",
-            where=layer.where,
-            why="the file has no input layer before it, so the size is unknown",
-            fix=_SAY_SHAPE,
-        )
+    before, name = _shape_before(chain, layer), _name(layer)
     if "delay" in layer.fields and layer.integers("delay").any():
         raise S2CError(
             "a conv layer with delays", where=layer.where, why="NetX leaves them out", fix="train it without delays"
@@ -110,7 +95,7 @@ def conv(chain: Chain, layer: Fields) -> None:
     stride, padding, dilation = (_pair(layer, *field) for field in (("stride", 1), ("padding", 0), ("dilation", 1)))
     synapse = L.Conv2d(weight, None, stride, padding, dilation, groups)
     try:
-        shape = synapse.output_shape(chain.shape)
+        shape = synapse.output_shape(before)
     except S2CError as error:
         raise S2CError(error.what, where=layer.where, why=error.why, fix=error.fix) from None
     stated = tuple(int(n) for n in layer.limited("shape", 1, 1 << 31).ravel())
@@ -125,6 +110,18 @@ def conv(chain: Chain, layer: Fields) -> None:
 
 def _name(layer: Fields) -> str:
     return layer.where.replace("/", ".")
+
+
+def _shape_before(chain: Chain, layer: Fields) -> Shape:
+    """The shape a layer gets, which its weights do not tell."""
+    if chain.shape is None:
+        raise S2CError(
+            f"a {layer.kind} layer without an input",
+            where=layer.where,
+            why="the file has no input layer before it, so the size is unknown",
+            fix="give the shape of the input: snn2chip.load(path, input_shape=(C, H, W)), or --input-shape C,H,W",
+        )
+    return chain.shape
 
 
 def _matrix(layer: Fields, name: str, rows: int) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from snn2chip.errors import S2CError
-from snn2chip.frontend.hdf5 import Tree
+from snn2chip.frontend.hdf5 import Tree, numbers
 from snn2chip.ir.layers import Array, Shape
 
 
@@ -27,34 +27,19 @@ class Fields:
 
     def array(self, field: str) -> Array:
         """A numeric field: finite, float as stored, integers as float32."""
-        value = self._numbers(field)
+        value = numbers(self.fields, field, self.where)
         return value if value.dtype.kind == "f" else value.astype(np.float32)
-
-    def _numbers(self, field: str) -> Array:
-        if field not in self.fields:
-            raise S2CError(f"the node has no {field}", where=self.where, fix="export the network again")
-        value = np.asarray(self.fields[field])
-        if value.dtype.kind not in "biuf":
-            raise S2CError(f"{field} holds no numbers", where=self.where, why=f"its type is {value.dtype}")
-        if not np.isfinite(value).all():
-            bad = int(np.count_nonzero(~np.isfinite(value)))
-            raise S2CError(
-                f"{field} holds {bad} of {value.size} values that are NaN or infinite",
-                where=self.where,
-                fix="the training diverged, or the file is damaged: export weights that are finite",
-            )
-        return value
 
     def integers(self, field: str, count: int) -> tuple[int, ...]:
         """``count`` whole numbers, one number standing for all."""
-        value = self._numbers(field).ravel()
+        value = numbers(self.fields, field, self.where).ravel()
         if value.size not in (1, count) or (value != np.rint(value)).any():
             raise S2CError(f"{field} is {value.tolist()}", where=self.where, why=f"it takes {count} whole numbers")
         return tuple(int(v) for v in np.broadcast_to(value, count))
 
     def shape(self, field: str) -> Shape:
         """A shape without batch and time."""
-        value = self._numbers(field).ravel()
+        value = numbers(self.fields, field, self.where).ravel()
         if not value.size or (value < 1).any() or (value != np.rint(value)).any():
             raise S2CError(
                 f"{field} is {value.tolist()}", where=self.where, why="a shape is a list of whole numbers above 0"

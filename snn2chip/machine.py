@@ -7,6 +7,8 @@ import resource
 import sys
 from pathlib import Path
 
+from snn2chip.errors import UsageError
+
 _MEMORY_INFO = Path("/proc/meminfo")
 # (limit, use) of the control group this process is in: version 2, then version 1, as containers see them.
 _GROUP_FILES = (
@@ -43,7 +45,13 @@ def home() -> Path | None:
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """A path with its ``~`` replaced; where nobody knows that home, the name stands for itself."""
+    """A path with its ``~`` replaced; where nobody knows that home, the name stands for itself.
+
+    Raises:
+        UsageError: it holds a null byte, which no file name has.
+    """
+    if "\0" in str(path):
+        raise UsageError("a path holds a null byte", where=repr(path), fix="give it without; no name has one")
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -259,3 +259,8 @@ def test_samples_are_turned_for_a_model_that_takes_time_first(tmp_path: Path) ->
 def test_usage_errors_are_usage_errors(net: Graph, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         s2c.compile(net, out=tmp_path / "out")
+    with pytest.raises(UsageError, match=r"(?s)a path holds a null byte.*net\\x00\.nir"):
+        s2c.load("net\0.nir")
+    with pytest.raises(UsageError, match="a path holds a null byte"):
+        s2c.compile(net, calibration=X, out=f"{tmp_path}/out\0", against=())
+    assert not contents(tmp_path)

@@ -68,6 +68,7 @@ class App(click.Group):
         given = list(sys.argv[1:] if args is None else args)
         options["standalone_mode"] = False
         try:
+            _refuse_null_bytes(given)
             status = super().main(given, *rest, **options)
             sys.exit(status if isinstance(status, int) else 0)
         except BrokenPipeError:
@@ -84,6 +85,13 @@ class App(click.Group):
             sys.exit(EXIT_INTERRUPTED)
         except Exception as error:  # every failure becomes a message
             _tell(_explained(error), as_json="--json" in given)
+
+
+def _refuse_null_bytes(arguments: Sequence[str]) -> None:
+    """No shell passes one; a program that calls the command line may."""
+    for argument in arguments:
+        if "\0" in argument:
+            raise UsageError(f"the argument {argument!r} holds a null byte", fix="give it without; no name has one")
 
 
 @contextmanager

@@ -57,6 +57,9 @@ def refused(result, code: int, *parts: str) -> None:
         (("verify", "built", *DATA, "--against", "reference", "--rename", "a=b"), ("--rename is for recordings",)),
         (("report", "built", "--output", "report.pdf"), ("report.pdf", ".md, .html or .json")),
         (("targets", "loihi3"), ("there is no target 'loihi3'",)),
+        (("inspect", "net\0.nir"), (r"the argument 'net\x00.nir' holds a null byte",)),
+        (("simulate", "built", "--data", "x\0.npy"), (r"the argument 'x\x00.npy' holds a null byte",)),
+        (("report", "built", "--output", "\0.html"), (r"the argument '\x00.html' holds a null byte",)),
     ],
 )
 def test_wrong_usage(run, built: Path, arguments: tuple[str, ...], parts: tuple[str, ...]) -> None:

@@ -179,6 +179,13 @@ class Conv2d(Conv):
     axes: ClassVar[int] = 2
 
 
+def added(constant: Array) -> Conv:
+    """The convolution that adds a constant (C, *space) to a map of that shape, weight one."""
+    axes = constant.ndim - 1
+    weight = np.ones((len(constant), 1, *(1,) * axes), constant.dtype)
+    return {1: Conv1d, 2: Conv2d}[axes](weight, constant, groups=len(constant))
+
+
 @dataclass(frozen=True, eq=False)
 class BatchNorm(Layer):
     """Inference batch norm over axis 0: ``weight·(x − mean)/√(var + eps) + bias``, all (C,)."""

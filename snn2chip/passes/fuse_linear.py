@@ -12,7 +12,7 @@ import numpy as np
 
 from snn2chip.ir.graph import Edge, Graph, Node
 from snn2chip.ir.layers import Array, Conv, Linear, Shape
-from snn2chip.passes.base import LocalPass, Rewrite, only_reader, rewired
+from snn2chip.passes.base import LocalPass, Rewrite, only_reader, rewired, with_layer
 from snn2chip.simulate.counting import fan_out
 from snn2chip.simulate.ops import NumpyOps, apply
 
@@ -28,7 +28,8 @@ class FuseLinear(LocalPass):
     pair stays: its windows have to end at the border, as a pointwise layer's do, those of a pooling that divides the
     map, or a fully padded layer's. Its bias then counts inside the border only, so that the bias of the pair differs
     from place to place. A first layer that others read, too, stays for them. What is left as it is, :func:`obstacle`
-    explains.
+    explains. The pair has the name of its second layer; where that only scales and shifts channels, as a
+    norm does, of its first.
 
     Args:
         growth: pairs stay apart whose product has more than this many times their synapses.
@@ -47,11 +48,20 @@ class FuseLinear(LocalPass):
         if obstacle(graph, before, node, self.growth) is not None:
             return None
         one = product(first, second, graph.shapes()[before.name])
+        alone = only_reader(graph, before.name) is node
+        if alone and _as_a_norm(second):
+            changed: dict[str, Node | None] = {before.name: with_layer(before, one), node.name: None}
+            return rewired(graph, changed, {node.name: before.name}), changed
         fused = dataclasses.replace(node, layer=one, inputs=before.inputs)
-        changed: dict[str, Node | None] = {node.name: fused}
-        if only_reader(graph, before.name) is node:
-            changed = {before.name: None, **changed}
+        changed = {before.name: None} if alone else {}
+        changed[node.name] = fused
         return rewired(graph, changed), changed
+
+
+def _as_a_norm(layer: Linear | Conv) -> bool:
+    """Whether the layer does no more than a factor and constants for every channel do."""
+    one_each = isinstance(layer, Conv) and layer.weight.size == layer.groups
+    return one_each and set(layer.stride) == {1} and not any(layer.padding)  # type: ignore[union-attr]
 
 
 def obstacle(graph: Graph, before: Node, after: Node, growth: float = GROWTH) -> str | None:
@@ -102,7 +112,7 @@ def _carried(first: Linear | Conv, second: Linear | Conv, middle: Shape) -> Arra
     weight, own = second.weight.astype(np.float64), first.bias.astype(np.float64)
     if not isinstance(first, Conv) or not isinstance(second, Conv):
         bias: Array = weight @ own
-    elif any(second.padding) or first.per_place:
+    elif any(second.padding) or first.per_place or second.per_place:
         assert first.spread_bias is not None
         spread = np.broadcast_to(first.spread_bias.astype(np.float64), middle)
         bias = apply(dataclasses.replace(second, weight=weight), [spread[None]], NumpyOps())[0]

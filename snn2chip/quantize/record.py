@@ -37,7 +37,7 @@ def record(group: Group, bias: Array, best: Quantized, target: Target) -> LayerQ
     if best.corrected:
         remarks.append("the mean rounding error of each channel's sum is taken back through its bias")
     if any(isinstance(s.layer, Conv) and s.layer.per_place for s in group.synapses):
-        remarks.append("its bias differs from place to place (zero padding cuts off a constant): one for every neuron")
+        remarks.append("its bias differs from place to place: one for every neuron")
     return LayerQuantization(
         name=group.population.name,
         scale=best.unit,

@@ -382,6 +382,20 @@ LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], str, dict[str, Any], l
         {"b": _w(2, 1, 1)},
         [L.MaxPool, L.BatchNorm],
     ),
+    "constant per place after pooling": (
+        (2, 4, 4),
+        (2, 2, 2),
+        "p = MaxPool <kernel_shape = [2,2], strides = [2,2]> (x)\ny = Add(p, b)",
+        {"b": _w(2, 1, 2)},
+        [L.MaxPool, L.Conv2d],
+    ),
+    "constant per place behind a convolution": (
+        (2, 4),
+        (3, 4),
+        "c = Conv <pads = [1,1]> (x, w, o)\ny = Add(c, b)",
+        {"w": _w(3, 2, 3), "o": _w(3), "b": _w(3, 4)},
+        [L.Conv1d],
+    ),
 }
 
 
@@ -881,10 +895,10 @@ NO_LAYER: dict[str, tuple[tuple[int, ...], tuple[int, ...], str, dict[str, Any]]
     "Sigmoid is applied to a value that is no neuron's": ((4,), (4,), "y = Sigmoid(x)", {}),
     "a constant matrix is multiplied from the left": ((3, 4), (2, 4), "y = MatMul(w, x)", {"w": _w(2, 3)}),
     "a constant is added that is not the same for a whole channel": (
-        (2, 3),
-        (2, 3),
+        (2, 3, 2, 2),
+        (2, 3, 2, 2),
         "q = Neg(x)\ny = Add(q, b)",
-        {"b": _w(2, 3)},
+        {"b": _w(2, 3, 1, 1)},
     ),
     "pooling with dilation": (
         (1, 5, 5),

@@ -47,6 +47,17 @@ class Plus(nn.Module):
         return x + self.offset
 
 
+class Positions(nn.Module):
+    """Adds a map of its own to every image, as an embedding of positions does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(0.7 * torch.randn(D, H, H, generator=torch.Generator().manual_seed(3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.embedding
+
+
 class OneAxis(nn.Module):
     """The rows of an image as one long row."""
 
@@ -81,6 +92,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         nn.BatchNorm2d(D), nn.Conv2d(D, 6, 3, 2, (2, 1), (2, 1), groups=2), features=6 * 9
     ),
     "constant": lambda: two_populations(Plus(), conv(bias=False)),
+    "positions in front": lambda: two_populations(Positions(), conv()),
+    "positions in front, no padding": lambda: two_populations(Positions(), nn.Conv2d(D, D, 3), features=D * 16),
+    "positions behind": lambda: two_populations(conv(), Positions(), nn.BatchNorm2d(D)),
     "zeros written out": lambda: two_populations(nn.BatchNorm2d(D), nn.ZeroPad2d(1), nn.Conv2d(D, D, 3)),
     "norms on both sides": lambda: two_populations(nn.BatchNorm2d(D), conv(), nn.BatchNorm2d(D)),
     "mean in between": lambda: two_populations(nn.BatchNorm2d(D), nn.AvgPool2d(2), conv(), features=D * 9),
@@ -130,11 +144,16 @@ def test_the_folded_graph_is_torchs_network(name: str) -> None:
     np.testing.assert_allclose(simulate(folded, x).outputs, expected, rtol=1e-5, atol=1e-5)
     (record,) = [r for r in records if r.name == "fuse_linear"]
     assert record.changed
+    if name == "positions behind":
+        assert [n.name for n in synapses] == [
+            n.name for n in graph if isinstance(n.layer, Conv) and not n.layer.per_place
+        ]
     assert record.differing <= record.explained
 
 
 @pytest.mark.parametrize(
-    "name", ["norm", "stride, groups, dilation", "mean in between", "one axis", "soft reset", "shortcut"]
+    "name",
+    ["norm", "positions behind", "stride, groups, dilation", "mean in between", "one axis", "soft reset", "shortcut"],
 )
 def test_the_program_keeps_the_spikes_on_either_engine(name: str, tmp_path: Path) -> None:
     _, x, graph, program = network(name)

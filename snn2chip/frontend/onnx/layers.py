@@ -263,17 +263,20 @@ def with_constant(layer: L.Layer, constant: Array, shape: Shape) -> L.Layer | No
         return None
     axis = len(shape) - 1 if isinstance(layer, L.Linear) else 0
     added = per_entry(constant, shape, axis)
-    if added is None:
+    if added is not None:
+        return replace(layer, bias=added if layer.bias is None else layer.bias + added)
+    if isinstance(layer, L.Linear):
         return None
-    bias = added if layer.bias is None else layer.bias + added
-    return replace(layer, bias=bias)
+    per_place = np.broadcast_to(unbatched(constant, shape), shape)
+    return replace(layer, bias=per_place + (0 if layer.spread_bias is None else layer.spread_bias))
 
 
 def shifted(constant: Array, shape: Shape) -> L.Layer | None:
-    """A layer that adds a constant per channel, or None."""
+    """A layer that adds a constant per channel, or per place of a map; None where there are no places."""
     added = per_entry(constant, shape, 0)
     if added is None:
-        return None
+        maps = len(shape) in (2, 3)
+        return L.added(np.ascontiguousarray(np.broadcast_to(unbatched(constant, shape), shape))) if maps else None
     ones, zeros = np.ones_like(added), np.zeros_like(added)
     return L.BatchNorm(ones, added, zeros, ones, 0.0)
 

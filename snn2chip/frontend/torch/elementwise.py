@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -108,15 +109,23 @@ def _weights(context: Context, call: Call, signal: Signal, found: Rows) -> dict[
 
 
 def _shifted(context: Context, call: Call, data: Tensor, value: Tensor) -> Tensor:
-    """Data plus a constant: a batch norm that only shifts."""
+    """Data plus a constant: a batch norm that only shifts, or a convolution where every place has a constant."""
     if not bool((value != 0).any()):
         return data
     found = context.rows(call, [data], 0)
     if (rows := _differing(context, call, value, data, found)) is not None:
         return _by_row(context, call, found, rows, lambda constant: _shift(call, constant, found, 1.0))
     constant = _per_sample(value, data, found)
-    offset = _shift(call, constant, found, 1.0).bias
-    return affine(context, call, found, offset.tobytes(), lambda share: _shift(call, constant, found, share), True)
+    shape = found.patterns[0].shape
+    per_place = len(shape) in (2, 3) and any(n > 1 for n in constant.shape[-len(shape) + 1 :])
+    made = _at_every_place if per_place else functools.partial(_shift, call)
+    key = (constant.shape, constant.tobytes())
+    return affine(context, call, found, key, lambda share: made(constant, found, share), True)
+
+
+def _at_every_place(constant: Array, found: Rows, share: float) -> L.Conv:
+    """The convolution that adds a constant of one sample, which differs within a channel."""
+    return L.added(np.broadcast_to(constant, found.patterns[0].shape) * constant.dtype.type(share))
 
 
 def _shift(call: Call, constant: Array, found: Rows, share: float) -> L.BatchNorm:
@@ -126,7 +135,10 @@ def _shift(call: Call, constant: Array, found: Rows, share: float) -> L.BatchNor
     per_channel = np.broadcast_to(constant, shape).reshape(channels, -1)
     if not shape or (per_channel != per_channel[:, :1]).any():
         raise S2CError(
-            "a constant that differs within a channel is added", where=place(call), fix="use the bias of a layer"
+            "a constant that differs within a channel is added",
+            where=place(call),
+            why=f"a sample is of shape {shape}",
+            fix="use the bias of a layer",
         )
     offset = np.ascontiguousarray(per_channel[:, 0])
     one, zero = np.ones_like(offset), np.zeros_like(offset)

@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import networks
+from networks import batch_norm, weights
 from snn2chip.emit.netx import write_net
 from snn2chip.emit.nir import write_program
 from snn2chip.errors import S2CError
@@ -20,9 +22,15 @@ from snn2chip.frontend.load import load
 from snn2chip.frontend.netx import read_net
 from snn2chip.frontend.torch import trace
 from snn2chip.ir.graph import Edge, Graph
-from snn2chip.ir.layers import Conv, Neuron, Readout
+from snn2chip.ir.layers import Conv, Conv2d, Neuron, Readout
 from snn2chip.ir.program import Program
 from snn2chip.mapping import check, estimate
+from snn2chip.neurons.alif import ALIF
+from snn2chip.neurons.lif import LIF
+from snn2chip.neurons.lnm import LNM
+from snn2chip.neurons.per_step import PerStepLIF
+from snn2chip.neurons.qif import QIF
+from snn2chip.neurons.ternary import TernaryLIF
 from snn2chip.passes import run_passes
 from snn2chip.quantize import quantize
 from snn2chip.simulate import simulate
@@ -195,6 +203,43 @@ def test_lavas_models_give_the_same_integers(name: str) -> None:
     report = verify(program, x[:3], against="lava")
     assert report.equal
     assert {"u", "v", "spikes"} <= set(report.layers[1].values)
+
+
+MODELS = {
+    "synaptic current": LIF(0.8, 0.6, current_decay=0.4, fire=">"),
+    "adaptive": ALIF(0.8, 0.7, 0.8, 0.3),
+    "polynomial": LNM(0.8, (0.1, -0.7, 0.2, -0.1), "added", None, squash=True),
+    "quadratic": QIF(0.9),
+    "ternary": TernaryLIF(0.8, 0.6),
+    "per step": PerStepLIF(LIF(0.8, 0.6), *(tuple(np.linspace(a, b, T)) for a, b in ((0.7, 1.4), (-0.1, 0.1)))),
+    "gathers": LIF(np.inf, 0.9),
+}
+
+
+@needs_lava
+@pytest.mark.parametrize("name", MODELS)
+def test_every_neuron_takes_it(name: str) -> None:
+    rng = np.random.default_rng(4)
+    before = networks.graph(
+        (2, 5, 5),
+        networks.node("norm", batch_norm(rng, 2), "x"),
+        networks.node("conv", Conv2d(weights(rng, 3, 2, 3, 3, gain=1.5), padding=(1, 1)), "norm"),
+        networks.node("neuron", Neuron(MODELS[name]), "conv"),
+    )
+    x = spikes(8, T, 2, 5, 5).numpy()
+    program = quantize(before, "loihi2", x, refine=False)
+    model = last(program)
+    held = model.bias_u if name == "synaptic current" else model.bias
+    assert held.shape == (3, 5, 5)
+    assert len(np.unique(held[0])) > 1
+    trained, found = (simulate(network, x, record="spikes") for network in (before, program))
+    if name == "gathers":
+        assert np.corrcoef(trained.outputs.ravel(), found.outputs.ravel())[0, 1] > 0.999
+    else:
+        assert 0.02 < np.abs(trained["neuron"].spikes).mean() < 0.98
+        assert (found["neuron"].spikes != trained["neuron"].spikes).mean() < 0.1
+    for oracle in ("fast", "lava"):
+        assert verify(program, x[:3], against=oracle).equal
 
 
 @needs_netx

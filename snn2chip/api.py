@@ -242,7 +242,7 @@ def _graph(model: Any, example: Any, options: Mapping[str, Any]) -> tuple[Graph,
             contradiction = (
                 f"time_steps={options['time_steps']} contradicts the Graph, which has T = {model.time_steps}"
             )
-            raise UsageError(contradiction)
+            raise UsageError(contradiction, fix="leave time_steps out: the Graph has its own")
         return model, []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

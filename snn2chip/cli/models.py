@@ -109,7 +109,12 @@ def _from_checkpoint(path: Path) -> Mapping[str, Any]:
             fix=f"snn2chip never does that; {_SAVE}",
         ) from None
     except OSError as error:
-        raise S2CError("the weights cannot be read", where=str(path), why=error.strerror or str(error)) from None
+        raise S2CError(
+            "the weights cannot be read",
+            where=str(path),
+            why=error.strerror or str(error),
+            fix="check the path given to --weights",
+        ) from None
     except (RuntimeError, EOFError, ValueError, LookupError, AttributeError):
         raise S2CError("the weights cannot be read", where=str(path), why=_DAMAGED, fix=_SAVE) from None
     for key in _NESTED:

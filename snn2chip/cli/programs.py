@@ -94,7 +94,10 @@ def renamed_recording(path: str, renames: tuple[str, ...]) -> dict[str, Array]:
     for rename in renames:
         layer, equals, name = rename.partition("=")
         if not equals or not layer or not name:
-            raise UsageError(f"--rename {rename} is not LAYER=NAME")
+            raise UsageError(
+                f"--rename {rename} is not LAYER=NAME",
+                fix="name the layer, then its name in the recording: --rename conv1=net.conv1.lif",
+            )
         found = [key for key in arrays if key == name or (key.startswith(name) and key[len(name)] in "-._/")]
         if not found:
             raise S2CError(

@@ -66,7 +66,12 @@ def _resolve(spec: str, what: str) -> Callable[..., Any]:
                 f"{place} has no {name!r}", where=spec, fix=f"it defines {', '.join(names) or 'nothing to call'}"
             )
     if not callable(found):
-        raise S2CError(f"{name!r} cannot be called", where=spec, why=f"it is a {type(found).__name__}")
+        raise S2CError(
+            f"{name!r} cannot be called",
+            where=spec,
+            why=f"it is a {type(found).__name__}",
+            fix="name a function or a class: path/to/file.py:function",
+        )
     return found  # type: ignore[no-any-return]
 
 

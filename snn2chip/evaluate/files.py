@@ -140,9 +140,18 @@ def _together(files: list[Path], key: str, label_key: str) -> tuple[Any, Any]:
     for file, (x, y) in zip(files, opened, strict=True):
         if x.shape[1:] != opened[0][0].shape[1:]:
             shapes = f"{x.shape}, and {opened[0][0].shape} in {files[0].name}"
-            raise S2CError("the files of a folder do not belong together", where=str(file), why=f"it holds {shapes}")
+            raise S2CError(
+                "the files of a folder do not belong together",
+                where=str(file),
+                why=f"it holds {shapes}",
+                fix="keep samples of one shape in a folder, and give other folders apart",
+            )
         if (y is None) != (opened[0][1] is None):
-            raise S2CError("some files of a folder have labels and others none", where=str(file))
+            raise S2CError(
+                "some files of a folder have labels and others none",
+                where=str(file),
+                fix="store labels in all of them (array y), or in none",
+            )
     return Parts([x for x, _ in opened]), None if opened[0][1] is None else Parts([y for _, y in opened])
 
 
@@ -150,7 +159,9 @@ def _members(path: Path, key: str, label_key: str) -> tuple[Any, Any]:
     with zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
     if not names:
-        raise S2CError("the file holds no array", where=str(path))
+        raise S2CError(
+            "the file holds no array", where=str(path), fix="save the samples with numpy.savez(path, x=samples)"
+        )
     if key not in names:
         if len(names) > 1:
             fix = f"it holds {', '.join(names)}; name one with --data-key"

@@ -99,7 +99,12 @@ def opened(path: str | os.PathLike[str], manifest: Mapping[str, Any]) -> Iterato
         place.mkdir(parents=True, exist_ok=True)
         lock = os.open(place, os.O_RDONLY)
     except OSError as error:
-        raise S2CError("the run folder cannot be made", where=str(path), why=error.strerror or str(error)) from None
+        raise S2CError(
+            "the run folder cannot be made",
+            where=str(path),
+            why=error.strerror or str(error),
+            fix="name a folder in a place you may write to",
+        ) from None
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,7 +19,7 @@ from snn2chip.evaluate.files import in_memory
 from snn2chip.evaluate.shard import Job, cut
 from snn2chip.ir.graph import Network
 from snn2chip.ir.layers import Array, Shape
-from snn2chip.simulate.data import as_numpy, as_samples, check_shape, require_dense
+from snn2chip.simulate.data import as_numpy, as_samples, check_shape, no_sample, require_dense
 
 Piece = tuple[Array, "Array | None"]
 
@@ -63,7 +63,7 @@ class Source:
             yield Job(index, seen, samples, y)
             seen += len(x)
         if seen == 0:
-            raise S2CError("there is nothing to simulate", why="the data holds no sample")
+            raise no_sample()
 
     def _checked(self, size: int) -> Iterator[Piece]:
         seen = 0
@@ -75,7 +75,11 @@ class Source:
                     fix="bring all samples to one shape",
                 )
             if (y is not None) != self.labelled:
-                raise S2CError("some samples have a label and others none", where=f"input, sample {seen}")
+                raise S2CError(
+                    "some samples have a label and others none",
+                    where=f"input, sample {seen}",
+                    fix="yield (x, y) for all samples, or x for all",
+                )
             yield x, None if y is None else _labels(y, len(x), seen)
             seen += len(x)
             if self.length is not None and seen > self.length:
@@ -185,7 +189,7 @@ def _from_array(x: Any, y: Any) -> Source:
 def _from_items(items: Any, rank: int) -> Source:
     length = len(items)
     if length == 0:
-        raise S2CError("there is nothing to simulate", why="the data holds no sample")
+        raise no_sample()
 
     def item(index: int) -> Piece:
         with _blamed(f"sample {index}"):
@@ -198,7 +202,10 @@ def _from_items(items: Any, rank: int) -> Source:
         x, y = _taken_apart(got, f"sample {index}")
         if x.ndim != rank:
             raise S2CError(
-                f"an item of shape {x.shape} is no sample", where=f"sample {index}", why=f"a sample has {rank} axes"
+                f"an item of shape {x.shape} is no sample",
+                where=f"sample {index}",
+                why=f"a sample has {rank} axes",
+                fix="yield one sample, without a batch axis, or let a loader make batches",
             )
         return x[None], None if y is None else y[None]
 
@@ -222,7 +229,7 @@ def _from_stream(stream: Any, rank: int) -> Source:
     batches = _batches(iterator, rank)
     first = next(batches, None)
     if first is None:
-        raise S2CError("there is nothing to simulate", why="the data holds no sample")
+        raise no_sample()
     x, y = first
 
     def pieces(size: int) -> Iterator[Piece]:
@@ -258,6 +265,7 @@ def _batches(iterator: Iterator[Any], rank: int) -> Iterator[Piece]:
                 f"a batch of shape {x.shape} is none for this network",
                 where=f"samples from {seen} on",
                 why=f"a sample has {rank} axes, a batch {rank + 1}",
+                fix="yield batches whose samples are shaped as the network's input",
             )
         yield x, y
         seen += len(x)

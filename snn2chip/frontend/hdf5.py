@@ -34,7 +34,12 @@ def opened(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
         with place.open("rb") as raw:
             start = raw.read(8)
     except OSError as error:
-        raise S2CError("the file cannot be read", where=str(path), why=error.strerror or str(error)) from None
+        raise S2CError(
+            "the file cannot be read",
+            where=str(path),
+            why=error.strerror or str(error),
+            fix="check that you may read it",
+        ) from None
     if start != b"\x89HDF\r\n\x1a\n":
         raise S2CError(
             "this is not a .nir or .net file",

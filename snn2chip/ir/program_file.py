@@ -51,7 +51,11 @@ def unpack(packed: Mapping[str, Any]) -> Program:
         arrays = {name: stored[str(i)].reshape(shape) for i, (name, shape) in enumerate(document["arrays"])}
         program = decode(document["structure"], arrays)
         if not isinstance(program, Program):
-            raise S2CError("the file describes no program", why=f"it holds a {type(program).__name__}")
+            raise S2CError(
+                "the file describes no program",
+                why=f"it holds a {type(program).__name__}",
+                fix="compile the network again",
+            )
         return program.verify()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise S2CError(

@@ -127,7 +127,12 @@ def load_target(target: str | Path | Target) -> Target:
     try:
         data = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise S2CError("the target file is not valid TOML", where=str(path), why=str(error)) from None
+        raise S2CError(
+            "the target file is not valid TOML",
+            where=str(path),
+            why=str(error),
+            fix="correct the file; the targets that ship with snn2chip show the form: snn2chip targets",
+        ) from None
     sources: dict[str, str] = {}
     plain = _unwrap(data, "", sources)
     try:
@@ -143,7 +148,12 @@ def load_target(target: str | Path | Target) -> Target:
             sources=sources,
         )
     except (KeyError, TypeError) as error:
-        raise S2CError("the target file lacks an entry or has one too many", where=str(path), why=str(error)) from None
+        raise S2CError(
+            "the target file lacks an entry or has one too many",
+            where=str(path),
+            why=str(error),
+            fix="give it the entries of a target that ships with snn2chip",
+        ) from None
 
 
 def _unwrap(entry: Any, name: str, sources: dict[str, str]) -> Any:

@@ -64,14 +64,19 @@ def parse_pipeline(text: str) -> tuple[Pass, ...]:
                 fix=f"did you mean {near[0]}?" if near else f"passes: {', '.join(PASSES)}",
             )
         options = dict(pair.split("=", 1) for pair in (match.group(2) or "").split(";") if "=" in pair)
+        usual = PASSES[name]()
+        known = {field.name: getattr(usual, field.name) for field in dataclasses.fields(usual)}
+        shown = ", ".join(f"{key}={value}" for key, value in known.items()) or "none"
+        unknown = [key for key in options if key not in known]
+        if unknown:
+            raise UsageError(f"the pass {name} has no option {', '.join(unknown)}", fix=f"its options: {shown}")
         try:
-            usual = PASSES[name]()
-            given = {key: type(getattr(usual, key))(value) for key, value in options.items()}
-            passes.append(dataclasses.replace(usual, **given))
-        except AttributeError:
-            raise UsageError(f"the pass {name} has no option {', '.join(options)}") from None
+            given = {key: type(known[key])(value) for key, value in options.items()}
         except ValueError as error:
-            raise UsageError(f"an option of the pass {name} is of the wrong kind", why=str(error)) from None
+            raise UsageError(
+                f"an option of the pass {name} is of the wrong kind", why=str(error), fix=f"its options: {shown}"
+            ) from None
+        passes.append(dataclasses.replace(usual, **given))
     return tuple(passes)
 
 

@@ -43,9 +43,16 @@ def read_report(path: str | Path) -> Json:
             fix="give the folder that `snn2chip compile` wrote, or its report.json",
         ) from None
     except ValueError as error:
-        raise S2CError("the report is damaged", where=str(file), why=f"it is not JSON: {error}") from None
+        raise S2CError(
+            "the report is damaged", where=str(file), why=f"it is not JSON: {error}", fix="compile the network again"
+        ) from None
     if not isinstance(report, dict) or report.get("format") != FORMAT:
-        raise S2CError("this is not a report of snn2chip", where=str(file), why=f'it has no "format": "{FORMAT}"')
+        raise S2CError(
+            "this is not a report of snn2chip",
+            where=str(file),
+            why=f'it has no "format": "{FORMAT}"',
+            fix="give the folder that `snn2chip compile` wrote, or its report.json",
+        )
     if report.get("version") != VERSION:
         raise S2CError(
             f"the report has version {report.get('version')!r}",

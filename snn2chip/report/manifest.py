@@ -52,7 +52,12 @@ def rewrite_views(folder: Path, report: Mapping[str, Any]) -> None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise S2CError("the manifest cannot be read", where=str(folder / MANIFEST), why=str(error)) from None
+        raise S2CError(
+            "the manifest cannot be read",
+            where=str(folder / MANIFEST),
+            why=str(error),
+            fix="give a folder that `snn2chip compile` wrote, or compile the network again",
+        ) from None
     for name, text in views(dict(report)).items():
         with atomic_file(folder / name) as temporary:
             temporary.write_text(text, "utf-8")

@@ -62,6 +62,11 @@ def require_dense(value: Any, where: str) -> None:
         )
 
 
+def no_sample() -> S2CError:
+    """The refusal of data without a sample."""
+    return S2CError("there is nothing to simulate", why="the data holds no sample", fix="give at least one, [N, ...]")
+
+
 def as_samples(network: Network, x: Any, *, free_time: bool = False, first: int = 0) -> Array:
     """``x`` as an array [N, *sample_shape] of finite numbers; torch tensors are taken too.
 
@@ -78,7 +83,11 @@ def as_samples(network: Network, x: Any, *, free_time: bool = False, first: int 
     check_shape(network, array.shape, array.dtype, free_time=free_time)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         sample = int(np.argwhere(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0, 0])
-        raise S2CError("the data holds NaN or infinite values", where=f"input, sample {first + sample}")
+        raise S2CError(
+            "the data holds NaN or infinite values",
+            where=f"input, sample {first + sample}",
+            fix="leave such samples out, or mend what makes them",
+        )
     return array
 
 
@@ -91,7 +100,12 @@ def check_shape(network: Network, shape: tuple[int, ...], dtype: np.dtype[Any], 
     want, got = network.sample_shape, shape[1:]
     if network.coding == "steps" and got and (free_time or network.time_steps is None):
         if got[0] == 0:
-            raise S2CError("the data has no time step", where="input", why=f"its shape is {shape}")
+            raise S2CError(
+                "the data has no time step",
+                where="input",
+                why=f"its shape is {shape}",
+                fix="give samples of at least one step: [N, T, ...]",
+            )
         want, got = want[1:], got[1:]
     if not shape or got != want or dtype.kind not in "biuf":
         shown = ["T" if size < 0 else str(size) for size in network.sample_shape]

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from snn2chip.errors import S2CError, UsageError
+from snn2chip.errors import UsageError
 from snn2chip.ir.graph import Network
 from snn2chip.ir.layers import Array, Neuron
+from snn2chip.simulate.data import no_sample
 
 
 @dataclass
@@ -115,7 +116,7 @@ def population_of(network: Network, name: str) -> str | None:
 def joined(parts: list[Result]) -> Result:
     """Results of consecutive batches as one."""
     if not parts:
-        raise S2CError("there is nothing to simulate", why="the data holds no sample")
+        raise no_sample()
     first = parts[0]
     if len(parts) == 1:
         return first

@@ -19,6 +19,7 @@ from snn2chip.simulate.result import Result
 
 QUANTITIES = ("u", "v", "spikes")
 OUTPUTS = "outputs"
+_SAME_DATA = "run both on the same samples and steps"
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ def compare(
             "there is no population to compare" if not names else "a population to be compared is missing",
             where=", ".join(missing),
             why="; ".join(f"{run.name} has {', '.join(run.layers) or 'none'}" for run in (expected, found)),
+            fix="give the recorded names the layers' own: --rename LAYER=NAME",
         )
     compared = [_layer(name, expected, found, None if scales is None else scales[name]) for name in names]
     if scales is None and expected.outputs is not None and found.outputs is not None:
@@ -157,13 +159,16 @@ def _layer(name: str, expected: Execution, found: Execution, scale: float | None
     mine, theirs = expected.layers[name], found.layers[name]
     both = [q for q in QUANTITIES if q in mine and q in theirs]
     if not both:
-        raise S2CError("nothing of this population was recorded by both", where=name)
+        raise S2CError(
+            "nothing of this population was recorded by both", where=name, fix=f"record one of {', '.join(QUANTITIES)}"
+        )
     for quantity in both:
         if mine[quantity].shape != theirs[quantity].shape:
             raise S2CError(
                 f"two recordings of {quantity} have different shapes",
                 where=name,
                 why=f"{expected.name}: {mine[quantity].shape}, {found.name}: {theirs[quantity].shape}",
+                fix=_SAME_DATA,
             )
     exact = both if scale is None else [q for q in both if q == "spikes"]
     unequal = {q: _unequal(mine[q], theirs[q], signs=scale is not None) for q in exact}
@@ -180,7 +185,7 @@ def _layer(name: str, expected: Execution, found: Execution, scale: float | None
 
 def _outputs(expected: Array, found: Array) -> LayerComparison:
     if expected.shape != found.shape:
-        raise S2CError("two read-outs have different shapes", why=f"{expected.shape} and {found.shape}")
+        raise S2CError("two read-outs have different shapes", why=f"{expected.shape} and {found.shape}", fix=_SAME_DATA)
     unequal = expected != found
     first = None
     if unequal.any():

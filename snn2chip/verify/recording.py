@@ -26,7 +26,12 @@ def read_recording(path: str) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise S2CError("the recording cannot be read", where=path, why=str(error)) from None
+        raise S2CError(
+            "the recording cannot be read",
+            where=path,
+            why=str(error),
+            fix="give the .npz file of a recording, saved with numpy.savez",
+        ) from None
 
 
 def execution_of(recording: Mapping[str, Any], program: Program, samples: int, layout: Layout, name: str) -> Execution:

@@ -80,7 +80,10 @@ class Spikformer:
             UsageError: the image is no multiple of the patch.
         """
         if shape[1] % self.patch or shape[2] % self.patch:
-            raise UsageError(f"an image of {shape[1]}×{shape[2]} does not split into patches of {self.patch}")
+            raise UsageError(
+                f"an image of {shape[1]}×{shape[2]} does not split into patches of {self.patch}",
+                fix=f"give images whose sides are multiples of {self.patch}",
+            )
         dim = parts.scaled(self.dim, math.lcm(8, self.heads))
         body: list[nn.Module] = []
         before, pooled = shape[0], int(math.log2(self.patch))

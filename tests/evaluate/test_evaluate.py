@@ -25,6 +25,7 @@ from snn2chip.evaluate import Evaluation, Extent, Progress, evaluate, outputs, s
 from snn2chip.ir.layers import Linear
 from snn2chip.neurons.lif import LIF
 from snn2chip.simulate import simulate
+from snn2chip.simulate.readout import classes
 from tests.emit.random_programs import Case, cases
 from tests.evaluate.conftest import Whole
 
@@ -34,7 +35,7 @@ from tests.evaluate.conftest import Whole
 def test_shards_add_up_to_the_whole(case: Case, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     x = case.x[rng.integers(0, len(case.x), data.draw(st.integers(1, 12)))]
-    y = rng.integers(0, 3, len(x))
+    y = rng.integers(0, classes(case.program) or 3, len(x))
     size, batch = (data.draw(st.integers(1, len(x) + 2)) for _ in range(2))
     output = tmp_path_factory.mktemp("out") / "outputs.npz"
     result = simulate(case.program, x, engine="reference")

@@ -482,6 +482,8 @@ def test_pipelines_are_written_as_they_print() -> None:
     with pytest.raises(UsageError, match="has no option speed"):
         parse_pipeline("prune{speed=9}")
     assert str(*parse_pipeline("fuse_linear{growth=3.5}")) == "fuse_linear{growth=3.5}"
+    with pytest.raises(UsageError, match=r"(?s)fuse_linear has no option speed\n.*its options: growth="):
+        parse_pipeline("fuse_linear{growth=2;speed=9}")
     with pytest.raises(UsageError, match="fuse_linear is of the wrong kind"):
         parse_pipeline("fuse_linear{growth=much}")
 

@@ -54,7 +54,11 @@ class Populations:
         """
         model = node.layer.model  # type: ignore[attr-defined]
         if not isinstance(model, IntegerNeuron):
-            raise S2CError(f"no Lava process is known for a {node.layer.kind} neuron", where=node.where())
+            raise S2CError(
+                f"no Lava process is known for a {node.layer.kind} neuron",
+                where=node.where(),
+                fix="quantize the Graph first: only integer neurons run on Lava",
+            )
         largest = max(-arriving[0], arriving[1])
         if largest >= _MESSAGE_REACH:
             raise S2CError(

@@ -45,7 +45,12 @@ def write_onnx(program: Program, path: str | os.PathLike[str]) -> None:
         )
     model = _model(program)
     if model.ByteSize() > _LARGEST:
-        raise S2CError("the program is too large for one .onnx file", where=str(path), why="it exceeds 2 GiB")
+        raise S2CError(
+            "the program is too large for one .onnx file",
+            where=str(path),
+            why="it exceeds 2 GiB",
+            fix="use model.nir, which has no such limit",
+        )
     with atomic_file(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
 

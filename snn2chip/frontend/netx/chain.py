@@ -78,7 +78,12 @@ class Chain:
         """The finished program."""
         populations = [node for node in self.nodes if isinstance(node.layer, L.Neuron)]
         if not populations:
-            raise S2CError("the file holds no layer with synapses", where="layer", why="there is nothing to run")
+            raise S2CError(
+                "the file holds no layer with synapses",
+                where="layer",
+                why="there is nothing to run",
+                fix="export the whole network: dense or conv layers with their neurons",
+            )
         end = populations[-1]
         model: IntegerLIF = end.layer.model  # type: ignore[attr-defined]
         assert model.v_threshold is not None

@@ -20,7 +20,11 @@ _DELAY_LIMIT = 62
 def entry(chain: Chain, layer: Fields) -> None:
     """An input layer: its shape; NetX does not connect a neuron it may have."""
     if chain.nodes:
-        raise S2CError("an input layer follows another layer", where=layer.where)
+        raise S2CError(
+            "an input layer follows another layer",
+            where=layer.where,
+            fix="export one network a file, its input layer first",
+        )
     shape = tuple(int(n) for n in layer.limited("shape", 1, 1 << 31).ravel())
     chain.begin(shape)
     if isinstance(layer.fields.get("neuron"), dict):
@@ -58,12 +62,18 @@ def dense(chain: Chain, layer: Fields) -> None:
     if recurrent:
         if delay is not None and delay.any():
             raise S2CError(
-                "a recurrent layer with delays", where=layer.where, why="NetX runs it with wrongly scaled weights"
+                "a recurrent layer with delays",
+                where=layer.where,
+                why="NetX runs it with wrongly scaled weights",
+                fix="train it without delays, or without recurrence",
             )
         back = _matrix(layer, "weight_rec", size)
         if back.shape != (size, size):
             raise S2CError(
-                f"weight_rec has shape {back.shape}", where=layer.where, why=f"it connects {size} neurons to {size}"
+                f"weight_rec has shape {back.shape}",
+                where=layer.where,
+                why=f"it connects {size} neurons to {size}",
+                fix="export the network again",
             )
         chain.synapse(layer, f"{name}.recurrent", L.Linear(back), Edge(name, 1, True))
         inputs.append(Edge(f"{name}.recurrent"))
@@ -81,7 +91,12 @@ def conv(chain: Chain, layer: Fields) -> None:
             "a conv layer with delays", where=layer.where, why="NetX leaves them out", fix="train it without delays"
         )
     if not isinstance(layer.fields.get("neuron"), dict):
-        raise S2CError("the layer has no neuron", where=layer.where, why="NetX needs one in a conv layer")
+        raise S2CError(
+            "the layer has no neuron",
+            where=layer.where,
+            why="NetX needs one in a conv layer",
+            fix="export the layer with its neuron",
+        )
     weight = layer.integers("weight")
     if weight.ndim == 5 and weight.shape[4] == 1:
         weight = weight[..., 0]
@@ -91,6 +106,7 @@ def conv(chain: Chain, layer: Fields) -> None:
             f"a weight of shape {weight.shape} with {groups} groups",
             where=layer.where,
             why="it takes (C_out, C_in/groups, k, k)",
+            fix="export the network again",
         )
     stride, padding, dilation = (_pair(layer, *field) for field in (("stride", 1), ("padding", 0), ("dilation", 1)))
     synapse = L.Conv2d(weight, None, stride, padding, dilation, groups)
@@ -101,7 +117,10 @@ def conv(chain: Chain, layer: Fields) -> None:
     stated = tuple(int(n) for n in layer.limited("shape", 1, 1 << 31).ravel())
     if stated != shape:
         raise S2CError(
-            f"the layer says its output has shape {stated}", where=layer.where, why=f"its weights give {shape}"
+            f"the layer says its output has shape {stated}",
+            where=layer.where,
+            why=f"its weights give {shape}",
+            fix="export the network again, with the shape of its input",
         )
     chain.synapse(layer, f"{name}.synapse", synapse, Edge(chain.last))
     model = model_of(layer, layer.fields["neuron"], shape, chain.notes)
@@ -133,6 +152,7 @@ def _matrix(layer: Fields, name: str, rows: int) -> Array:
             f"{name} has shape {weight.shape}",
             where=layer.where,
             why=f"the layer has {rows} neurons: it takes ({rows}, inputs)",
+            fix="export the weights as a matrix of this shape",
         )
     return weight
 
@@ -161,7 +181,10 @@ def _pair(layer: Fields, name: str, low: int) -> tuple[int, int]:
     value = layer.limited(name, low, 1 << 31).ravel()
     if value.size not in (1, 2):
         raise S2CError(
-            f"{name} has {value.size} entries", where=layer.where, why="it takes one, or one per axis (H, W)"
+            f"{name} has {value.size} entries",
+            where=layer.where,
+            why="it takes one, or one per axis (H, W)",
+            fix="export one number, or one per axis",
         )
     height, width = np.broadcast_to(value, 2).tolist()
     return height, width
@@ -184,6 +207,7 @@ def _delays(layer: Fields, shape: tuple[int, ...]) -> Array:
             f"delay has shape {delay.shape}",
             where=layer.where,
             why=f"it takes one, {shape[0]}, {shape[1]} or {shape} numbers",
+            fix="export the delays in one of these shapes",
         )
     return np.broadcast_to(delay.ravel() if delay.size == 1 else delay, shape).copy()
 

@@ -50,7 +50,12 @@ def _placed(group: Fields, name: str, value: Array, shape: Shape) -> Array:
         return value.T.copy()
     if len(shape) == 3 and value.shape == shape[:1]:
         return value.reshape(-1, 1, 1)
-    raise S2CError(f"{name} has shape {value.shape}", where=group.where, why=f"the layer has {shape} neurons (C, H, W)")
+    raise S2CError(
+        f"{name} has shape {value.shape}",
+        where=group.where,
+        why=f"the layer has {shape} neurons (C, H, W)",
+        fix="export one value per layer, per channel, or per neuron",
+    )
 
 
 def refused_neuron(kind: str, where: str) -> S2CError:

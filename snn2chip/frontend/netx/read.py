@@ -76,7 +76,7 @@ def _begin(chain: Chain, shape: Shape, groups: Tree) -> None:
     if not shape or not all(isinstance(size, int) and size >= 1 for size in shape):
         raise UsageError(f"input_shape is {shape!r}", fix="give whole numbers above 0, e.g. input_shape=(2, 34, 34)")
     if any(Fields(f"layer/{i}", group).kind == "input" for i, group in groups.items() if isinstance(group, dict)):
-        raise UsageError("input_shape is given", why="the file has an input layer, which says it")
+        raise UsageError("input_shape is given", why="the file has an input layer, which says it", fix="leave it out")
     chain.begin(tuple(shape))
 
 

@@ -104,7 +104,12 @@ class Choices:
         """The share of a state that is lost in one step."""
         dt = self.step(node)
         if (tau <= 0).any():
-            raise S2CError(f"{field} is {tau.min():.6g}", where=node.where, why="a time constant is positive")
+            raise S2CError(
+                f"{field} is {tau.min():.6g}",
+                where=node.where,
+                why="a time constant is positive",
+                fix="export time constants above 0, in seconds",
+            )
         if self.integration != "euler":
             return -np.expm1(-dt / tau)
         lost = dt / tau

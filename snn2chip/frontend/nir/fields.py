@@ -34,7 +34,12 @@ class Fields:
         """``count`` whole numbers, one number standing for all."""
         value = numbers(self.fields, field, self.where).ravel()
         if value.size not in (1, count) or (value != np.rint(value)).any():
-            raise S2CError(f"{field} is {value.tolist()}", where=self.where, why=f"it takes {count} whole numbers")
+            raise S2CError(
+                f"{field} is {value.tolist()}",
+                where=self.where,
+                why=f"it takes {count} whole numbers",
+                fix=f"export {count} whole numbers, or one for all",
+            )
         return tuple(int(v) for v in np.broadcast_to(value, count))
 
     def shape(self, field: str) -> Shape:
@@ -42,7 +47,10 @@ class Fields:
         value = numbers(self.fields, field, self.where).ravel()
         if not value.size or (value < 1).any() or (value != np.rint(value)).any():
             raise S2CError(
-                f"{field} is {value.tolist()}", where=self.where, why="a shape is a list of whole numbers above 0"
+                f"{field} is {value.tolist()}",
+                where=self.where,
+                why="a shape is a list of whole numbers above 0",
+                fix="export the shape of one sample at one step, without batch and time",
             )
         return tuple(int(v) for v in value)
 

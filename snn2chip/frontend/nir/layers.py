@@ -18,7 +18,10 @@ def linear(node: Fields, shape: Shape | None, choices: Choices) -> L.Layer:
     if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
         shown = "" if bias is None else f" and a bias of shape {bias.shape}"
         raise S2CError(
-            f"a weight of shape {weight.shape}{shown}", where=node.where, why="it takes (out, in) and (out,)"
+            f"a weight of shape {weight.shape}{shown}",
+            where=node.where,
+            why="it takes (out, in) and (out,)",
+            fix="export the matrix without batch and time axes, one bias per row",
         )
     return L.Linear(weight, bias)
 
@@ -34,6 +37,7 @@ def conv(node: Fields, shape: Shape | None, choices: Choices) -> L.Layer:
             f"a weight of shape {weight.shape}, a bias of shape {bias.shape} and {groups} groups do not fit",
             where=node.where,
             why=f"it takes (out, in/groups{', k' * axes}) and (out,)",
+            fix="export the kernel and its bias in these shapes",
         )
     stride, dilation = node.integers("stride", axes), node.integers("dilation", axes)
     padding = _padding(node, weight.shape[2:], stride, dilation)
@@ -42,6 +46,7 @@ def conv(node: Fields, shape: Shape | None, choices: Choices) -> L.Layer:
             f"stride {stride}, dilation {dilation}, padding {padding}",
             where=node.where,
             why="they count from 1, 1 and 0",
+            fix="export the numbers the layer was trained with",
         )
     return cls(weight, bias if bias.any() else None, stride, padding, dilation, groups)
 
@@ -58,6 +63,7 @@ def _padding(node: Fields, kernel: Shape, stride: Shape, dilation: Shape) -> Sha
             f"padding {named!r} with kernel {kernel}, stride {stride}, dilation {dilation}",
             where=node.where,
             why='"same" is supported with stride 1 and odd kernels, where it pads both sides alike',
+            fix="train with an odd kernel, or export a padding that is alike on both sides, as numbers",
         )
     return tuple(t // 2 for t in total)
 
@@ -111,6 +117,7 @@ def delay(node: Fields, choices: Choices) -> int:
             "every element has a delay of its own",
             where=node.where,
             why=f"{delays.size} values from {delays[0]:.6g} to {delays[-1]:.6g} s; one delay per node is supported",
+            fix="use one delay per node, or a node for each delay",
         )
     steps = float(delays[0]) / choices.step(node)
     if steps < 0 or abs(steps - round(steps)) > ROUNDING * max(1.0, steps):

@@ -147,7 +147,11 @@ def _output(nodes: Mapping[str, Tree], edges: Iterable[tuple[str, str]], asked: 
             fix=f"name the node to read: output={last!r} (--output-node {last})",
         )
     if all(target != outputs[0] for _, target in edges):
-        raise S2CError("nothing reaches the output", where=f"{outputs[0]} (Output)")
+        raise S2CError(
+            "nothing reaches the output",
+            where=f"{outputs[0]} (Output)",
+            fix="connect it, or name the node to read: output=... (--output-node)",
+        )
     return outputs[0]
 
 

@@ -110,7 +110,11 @@ def _edges(stored: object, nodes: Mapping[str, Tree], prefix: str) -> list[Conne
 def _only(nodes: Mapping[str, Tree], own: list[str], kind: str, graph: str) -> str:
     found = [name for name in own if nodes[name]["type"] == kind]
     if len(found) != 1:
-        raise S2CError(f"a subgraph has one {kind}; this one has {len(found)}", where=graph)
+        raise S2CError(
+            f"a subgraph has one {kind}; this one has {len(found)}",
+            where=graph,
+            fix="give the subgraph one Input and one Output, or inline it",
+        )
     return found[0]
 
 
@@ -129,7 +133,11 @@ def reaching(nodes: Mapping[str, Tree], edges: list[Connection], output: str) ->
     kept = [(a, b) for a, b in edges if a in needed and b in needed]
     inputs = [name for name in nodes if name in needed and nodes[name]["type"] == "Input"]
     if len(inputs) != 1:
-        raise S2CError(f"a network has one Input; {len(inputs)} lead to {output}", where=", ".join(inputs))
+        raise S2CError(
+            f"a network has one Input; {len(inputs)} lead to {output}",
+            where=", ".join(inputs),
+            fix="join what enters in one Input, or name an output that one Input leads to: output=...",
+        )
     fed = {b for _, b in kept}
     starved = [name for name in nodes if name in needed and name not in fed and name != inputs[0]]
     if starved:
@@ -151,7 +159,10 @@ def cut_loops(nodes: Mapping[str, Tree], edges: list[Connection], output: str) -
         neurons = [i for i, name in enumerate(loop) if nodes[name]["type"] in _FIRING]
         if not neurons:
             raise S2CError(
-                "a loop has no neuron in it", where=" → ".join([*loop, loop[0]]), why="its value would not end"
+                "a loop has no neuron in it",
+                where=" → ".join([*loop, loop[0]]),
+                why="its value would not end",
+                fix="put a neuron into the loop",
             )
         way = [*loop[neurons[-1] :], loop[0]]
         for name in way[1:-1]:

@@ -78,7 +78,11 @@ class Builder:
             return self._late(tensor)
         op = self.step.producers.get(tensor)
         if op is None or self.step.constant(tensor) is not None:
-            raise S2CError("a constant is used where the data should be", where=tensor)
+            raise S2CError(
+                "a constant is used where the data should be",
+                where=tensor,
+                fix="export a model whose output depends on its input alone",
+            )
         if op.kind in ELEMENTWISE:
             return self._elementwise(op)
         converted = convert(op, self.step, tensor)
@@ -108,6 +112,7 @@ class Builder:
                 "a value of the step before is not zero at the start of a sample",
                 where=tensor,
                 why="a delayed connection delivers zeros before the first step",
+                fix="start it from zeros",
             )
         before = self.edge(state.out)
         return replace(before, delay=before.delay + 1)

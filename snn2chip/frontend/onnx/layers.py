@@ -297,5 +297,9 @@ def unbatched(constant: Array, shape: Shape) -> Array:
     if constant.ndim <= len(shape):
         return constant
     if (constant != constant[:1]).any():
-        raise S2CError("a constant differs from sample to sample", why=f"its shape is {constant.shape}")
+        raise S2CError(
+            "a constant differs from sample to sample",
+            why=f"its shape is {constant.shape}",
+            fix="export with a batch of one, or with a free batch axis",
+        )
     return cast(Array, constant[0])

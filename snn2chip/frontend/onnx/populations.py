@@ -75,7 +75,11 @@ def populations(step: Step) -> list[Population]:
         except S2CError as error:
             place = f"the neuron of state {', '.join(sorted(states))}"
             raise S2CError(
-                error.what, where=", ".join(filter(None, (place, error.where))), why=error.why, fix=error.fix
+                error.what,
+                where=", ".join(filter(None, (place, error.where))),
+                why=error.why,
+                fix=error.fix
+                or "write it as a leaky integrate-and-fire neuron: one membrane, one threshold, one reset",
             ) from None
     currents = _currents(found)
     merged = {id(current) for current in currents.values()}

@@ -121,7 +121,10 @@ def _tensors(model: Any) -> tuple[list[Tensor], list[Tensor]]:
             shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
             side.append((value.name, shape))
     if not sides[0] or not sides[1]:
-        raise S2CError("the model has no input or no output")
+        raise S2CError(
+            "the model has no input or no output",
+            fix="export the model with its data as an input and its result as an output",
+        )
     return sides[0], sides[1]
 
 
@@ -198,10 +201,12 @@ def _start_value(start: Start | None, name: str, shape: tuple[int | None, ...]) 
         full = np.broadcast_to(array, size).copy()
     except ValueError:
         raise UsageError(
-            f"start for {name} has shape {array.shape}", why=f"the state of one sample has shape {size}"
+            f"start for {name} has shape {array.shape}",
+            why=f"the state of one sample has shape {size}",
+            fix="give a number, or an array of this shape",
         ) from None
     if not np.isfinite(full).all():
-        raise UsageError(f"start for {name} is NaN or infinite")
+        raise UsageError(f"start for {name} is NaN or infinite", fix="give finite numbers")
     return full
 
 
@@ -220,7 +225,9 @@ def _loop(
     output: str | None,
 ) -> TimeLoop:
     if states is not None:
-        raise UsageError("states is for models of one step", why="the Scan says which tensors are its states")
+        raise UsageError(
+            "states is for models of one step", why="the Scan says which tensors are its states", fix="leave it out"
+        )
     read = _deployed([name for name, _ in outputs], set(), output)
     asked: dict[str, Array] = {}
 
@@ -232,7 +239,7 @@ def _loop(
     if isinstance(start, Mapping):
         _check_start_names(start, asked)
     elif start is not None and not asked:
-        raise UsageError("start is given", why="the Scan holds the start values of its states")
+        raise UsageError("start is given", why="the Scan holds the start values of its states", fix="leave it out")
     return loop
 
 
@@ -245,7 +252,15 @@ def _reconciled(loop: TimeLoop, readout: str | None, coding: str | None, time_st
     given = (("coding", coding, loop.coding), ("time_steps", time_steps, loop.time_steps))
     for name, asked, said in given:
         if asked is not None and said is not None and asked != said:
-            raise UsageError(f"{name}={asked!r} contradicts the file", why=f"its Scan has {said!r}")
+            raise UsageError(
+                f"{name}={asked!r} contradicts the file",
+                why=f"its Scan has {said!r}",
+                fix="leave it out, or give what the file says",
+            )
     if readout is not None and loop.readout not in ("none", readout):
-        raise UsageError(f"readout={readout!r} contradicts the file", why=f"it has {loop.readout!r} over time")
+        raise UsageError(
+            f"readout={readout!r} contradicts the file",
+            why=f"it has {loop.readout!r} over time",
+            fix="leave it out, or give what the file says",
+        )
     return TimeLoop(loop.step, loop.output, time_steps or loop.time_steps, loop.coding, readout or loop.readout)

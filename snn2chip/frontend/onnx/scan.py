@@ -85,12 +85,15 @@ class _Outer:
         directions = [*self.scan.attributes.get("scan_input_directions", ())]
         directions += self.scan.attributes.get("scan_output_directions", ())
         if any(directions):
-            raise S2CError("the loop runs backwards in time", where=self.scan.where)
+            raise S2CError(
+                "the loop runs backwards in time", where=self.scan.where, fix="export a loop that goes forward in time"
+            )
         if self.inputs != 1:
             raise S2CError(
                 f"the loop takes {self.inputs} sequences",
                 where=self.scan.where,
                 why="a network has one input; what is the same in every step should be no sequence",
+                fix="join the sequences along their features before the loop",
             )
         feeds = {n: np.zeros([_ANY if s is None else s for s in shape], np.float32) for n, shape in shapes.items()}
         names = [name for op in self.ops for name in op.outputs if name]
@@ -134,7 +137,11 @@ class _Outer:
                 fix="start from a constant",
             )
         if value.ndim < 1 or (value != value[:1]).any():
-            raise S2CError("the start value of a state differs from sample to sample", where=tensor)
+            raise S2CError(
+                "the start value of a state differs from sample to sample",
+                where=tensor,
+                fix="start every sample from the same state",
+            )
         return np.asarray(value[0])
 
     def _entry(self, tensor: str, axis: int) -> tuple[Coding, int | None]:
@@ -143,7 +150,11 @@ class _Outer:
         while tensor not in self.shapes:
             op = self.producers.get(tensor)
             if op is None or tensor in self.fixed:
-                raise S2CError("the loop reads a constant instead of the data", where=self.scan.where)
+                raise S2CError(
+                    "the loop reads a constant instead of the data",
+                    where=self.scan.where,
+                    fix="export a model whose loop reads its input",
+                )
             before = self.values[op.inputs[0]].shape
             if op.kind in _SAME:
                 pass
@@ -178,7 +189,11 @@ class _Outer:
             way.append(op)
             tensor = op.inputs[0]
         if op is None:
-            raise S2CError("the output does not come from the loop", where=output)
+            raise S2CError(
+                "the output does not come from the loop",
+                where=output,
+                fix="name an output of the loop: output=... (--output-node)",
+            )
         position = op.outputs.index(tensor)
         rank = self.values[tensor].ndim
         if position < self.state_count:

@@ -110,6 +110,7 @@ class Builder:
                 f"the model reads the state {signal.port!r} of {signal.name}",
                 where=str(source),
                 why="only its spikes and its membrane are outputs of a graph's neuron",
+                fix="let the model use the membrane, or the spikes, in its place",
             )
         pieces = _affine_pieces(pattern.position)
         order = sorted(range(len(pieces)), key=lambda i: -pieces[i][1])

@@ -55,7 +55,11 @@ class Context:
             return ref.call.values[ref.out]
         found = self.values[ref.call, ref.out]
         if found is None:
-            raise S2CError(f"output {ref.out} of {ref.call.name} cannot be part of a graph", where=place(ref.call))
+            raise S2CError(
+                f"output {ref.out} of {ref.call.name} cannot be part of a graph",
+                where=place(ref.call),
+                fix="use the spikes or the membrane of the neuron in its place",
+            )
         return found
 
     def traced(self, argument: Any) -> bool:
@@ -170,7 +174,11 @@ def affine(
     base, coefficients = combined(context, call, signal)
     total = math.fsum(coefficients)
     if has_bias and total == 0:
-        raise S2CError("a layer with a bias follows a combination of steps that adds up to zero", where=place(call))
+        raise S2CError(
+            "a layer with a bias follows a combination of steps that adds up to zero",
+            where=place(call),
+            fix="leave the bias out, or apply the layer at every step",
+        )
     made = context.builder.add(layer(1 / total if has_bias else 1.0), [base], (key, total), call.source, call.name)
     return context.out(context.builder.over_time({made: coefficients}), found)
 
@@ -235,7 +243,11 @@ def combined(context: Context, call: Call, signal: Signal) -> tuple[Signal, Coef
     parts = list(signal.over_time.items())
     coefficients = parts[0][1]
     if any(c != coefficients for _, c in parts):
-        raise S2CError("layers are summed over different steps and then combined", where=place(call))
+        raise S2CError(
+            "layers are summed over different steps and then combined",
+            where=place(call),
+            fix="sum them over the same steps, with the same weights",
+        )
     if len(parts) == 1:
         return parts[0]
     made = context.builder.add(L.Add(), [s for s, _ in parts], "over time", call.source, "add")

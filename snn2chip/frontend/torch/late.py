@@ -31,6 +31,7 @@ class LateInputs:
                 "a recurrent connection carries no value per sample",
                 where=str(call.source),
                 why=f"its shape is {shape}, the batch has {batch} samples",
+                fix="keep the batch axis in what is handed on to the next step",
             )
         axis = shape.index(batch)
         name = f"late value {len(self.elements.signals)}"
@@ -58,7 +59,11 @@ class LateInputs:
             while edge.source in late:
                 before, call = late[edge.source]
                 if edge.source in seen:
-                    raise S2CError("a recurrent connection carries nothing but itself", where=str(call.source))
+                    raise S2CError(
+                        "a recurrent connection carries nothing but itself",
+                        where=str(call.source),
+                        fix="feed it from a layer or a neuron inside the loop, or leave it out",
+                    )
                 seen.add(edge.source)
                 edge = replace(before, delay=before.delay + edge.delay)
             return edge
@@ -90,7 +95,11 @@ class LateInputs:
         lag = call.kwargs["lag"]
         signals = {self._earlier(call, ref, step - lag) for step, ref in enumerate(call.args) if ref is not None}
         if len(signals) != 1 or next(iter(signals)).shape != late.shape:
-            raise S2CError("a recurrent connection carries another value at some steps", where=str(call.source))
+            raise S2CError(
+                "a recurrent connection carries another value at some steps",
+                where=str(call.source),
+                fix="hand on the same value at every step, starting from zeros",
+            )
         signal = signals.pop()
         return Edge(signal.name, lag, port=signal.port)  # type: ignore[arg-type]
 
@@ -101,7 +110,9 @@ class LateInputs:
         samples = list(range(self.elements.batch))
         if signal.over_time is not None or bool((rows.t != step).any()) or rows.n.tolist() != samples:
             raise S2CError(
-                "a recurrent connection carries more than one value per sample and step", where=str(call.source)
+                "a recurrent connection carries more than one value per sample and step",
+                where=str(call.source),
+                fix="hand on the value of one step to the next, sample by sample",
             )
         return signal
 

@@ -41,7 +41,12 @@ def run_project(folder: str | os.PathLike[str], *arguments: str, timeout: float)
     """
     script = Path(folder, "run.py")
     if not script.is_file():
-        raise S2CError("This is not an emitted Lava project.", where=str(folder), why="it has no run.py")
+        raise S2CError(
+            "This is not an emitted Lava project.",
+            where=str(folder),
+            why="it has no run.py",
+            fix="give the lava folder of a compile",
+        )
     return run_python([script.name, *arguments], cwd=Path(folder), timeout=timeout)
 
 

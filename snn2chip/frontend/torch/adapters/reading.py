@@ -61,6 +61,7 @@ def inside(name: str, layer: nn.Module, neuron: str) -> Synapse:
         raise S2CError(
             f"{name} of {neuron} is a {type(layer).__name__}",
             why="only linear and convolutional layers can be synapses inside a neuron module",
+            fix="use nn.Linear, nn.Conv1d or nn.Conv2d there, padded with zeros",
         )
     return Synapse(name, lambda shape: found)
 
@@ -73,7 +74,10 @@ def one_to_one(name: str, weight: Any) -> Synapse:
         try:
             every = np.broadcast_to(factors, shape).astype(np.float32)
         except ValueError:
-            raise S2CError(f"{name} has shape {factors.shape}, which does not fit {shape} neurons") from None
+            raise S2CError(
+                f"{name} has shape {factors.shape}, which does not fit {shape} neurons",
+                fix="give one weight for all, one per channel, or one per neuron",
+            ) from None
         if len(shape) == 1:
             return L.Linear(np.diag(every))
         kind = {2: L.Conv1d, 3: L.Conv2d}.get(len(shape))

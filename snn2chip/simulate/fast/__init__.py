@@ -64,6 +64,7 @@ def work(network: Network) -> int:
 
 def plan_for(program: Program, wanted: frozenset[str], samples: int, steps: int) -> Plan:
     """The prepared program for a run that records ``wanted``; kept for the next run of the same kind."""
+    from snn2chip.simulate.fast.fusion import fuse
     from snn2chip.simulate.fast.plan import prepare
 
     kind, size = (bool(wanted & _STATES), bool(wanted & _SUMS), steps), samples.bit_length()
@@ -72,6 +73,8 @@ def plan_for(program: Program, wanted: frozenset[str], samples: int, steps: int)
         if held is program and prepared == kind and size <= most:
             return plan
     plan = prepare(program, wanted, samples, steps)
+    if not wanted & (_STATES | _SUMS):
+        plan = fuse(plan, samples, steps)
     _plans[:] = [*_plans[-_KEPT + 1 :], (program, (kind, size), plan)]
     return plan
 

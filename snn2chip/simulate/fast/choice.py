@@ -7,8 +7,10 @@ are left the clock decides.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -176,7 +178,7 @@ def choose(case: Case, batch: int, runs: float) -> Chosen:
         return _made(name, f"{METHODS[name].text}; not timed: the run is short", case, rejected)
     candidates = {name: METHODS[name].make(case) for name in exact}
     x = torch.randint(case.x.low, case.x.high + 1, (batch, *case.input_shape)).to(dtype_of(case.x))
-    times = {name: _milliseconds(run, x) for name, run in candidates.items()}
+    times = {name: milliseconds(functools.partial(run, x)) for name, run in candidates.items()}
     name = min(times, key=lambda n: times[n])
     return Chosen(name, METHODS[name].text, case.sums, candidates[name], rejected, times)
 
@@ -198,12 +200,13 @@ def _made(name: str, why: str, case: Case, rejected: dict[str, str]) -> Chosen:
     return Chosen(name, why, case.sums, METHODS[name].make(case), rejected)
 
 
-def _milliseconds(run: Kernel, x: torch.Tensor) -> float:
-    run(x)
+def milliseconds(run: Callable[[], Any]) -> float:
+    """The soonest of three calls after a first one."""
+    run()
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        run(x)
+        run()
         times.append(time.perf_counter() - start)
     return 1000 * min(times)
 

@@ -13,6 +13,7 @@ from snn2chip.simulate.counting import silent
 from snn2chip.simulate.data import to_integers
 from snn2chip.simulate.fast import stateless
 from snn2chip.simulate.fast.components import Component
+from snn2chip.simulate.fast.lanes import Lanes, Words, packed
 from snn2chip.simulate.fast.plan import Chunk, Key, Plan, piece_of
 from snn2chip.simulate.fast.population import Layout, Piece
 from snn2chip.simulate.fast.sink import Sink
@@ -26,8 +27,11 @@ class ChunkRun:
         self.plan, self.sink, self.start, self.n, self.steps, self.chunk = plan, sink, start, n, steps, chunk
         whole = [c for c in plan.components if not c.stepped] if chunk.steps >= steps else []
         at_once = {node.name for component in whole for node in component.nodes}
-        at_once -= {name for name in plan.populations if piece_of(plan, name, n, chunk.steps).steps < steps}
-        self.states = {name: p.start(n, carried=name not in at_once) for name, p in plan.populations.items()}
+        lanes, fused = Lanes(chunk.steps, n), plan.fused_in(Chunk(n, chunk.steps))
+        self.fused = {name: run.start(lanes, carried=name not in at_once) for name, run in fused.items()}
+        apart = {name: p for name, p in plan.populations.items() if name not in self.fused}
+        at_once -= {name for name in apart if piece_of(plan, name, n, chunk.steps).steps < steps}
+        self.states = {name: p.start(n, carried=name not in at_once) for name, p in apart.items()}
         self.past: dict[Key, torch.Tensor] = {}
         self.constant: dict[Key, torch.Tensor] = {}
         self.outputs: list[Array] = []
@@ -50,11 +54,17 @@ class ChunkRun:
 
 
 class Span:
-    """Consecutive steps of a chunk. Values are tensors [S, n, ...]; S is 1 where nothing changes over time."""
+    """Consecutive steps of a chunk.
+
+    Values are tensors [S, n, ...]; S is 1 where nothing changes over time. Spikes of fused populations are words, and
+    unpacked when somebody else reads them.
+    """
 
     def __init__(self, run: ChunkRun, t: int, length: int) -> None:
         self.chunk, self.plan, self.t, self.length = run, run.plan, t, length
+        self.lanes = Lanes(length, run.n)
         self.values: dict[Key, torch.Tensor] = dict(run.constant)
+        self.words: dict[Key, Words] = {}
         self.nonzero: dict[Key, Array] = {}
 
     def run(self, data: torch.Tensor) -> None:
@@ -106,12 +116,13 @@ class Span:
 
     def _release(self, name: str) -> None:
         """Keep of a node's values what later spans read, and let the rest go."""
-        for key in [key for key in self.values if key[0] == name]:
+        for key in [key for key in {**self.values, **self.words} if key[0] == name]:
             depth = self.plan.history.get(key, 0)
             if depth and self.t + self.length < self.chunk.steps:
                 recent = self._window(key, self.length - depth, self.length)
                 self.chunk.past[key] = recent.clone()
             self.values.pop(key, None)
+            self.words.pop(key, None)
             self.nonzero.pop(key, None)
 
     # --- values over time ---
@@ -123,9 +134,21 @@ class Span:
             return self.values[key]
         return self._window(key, lo - edge.delay - delay, hi - edge.delay - delay)
 
+    def value(self, key: Key) -> torch.Tensor | None:
+        """Of all steps of the span, where it is computed."""
+        if key not in self.values and key in self.words:
+            self.values[key] = self.words[key].unpacked()
+        return self.values.get(key)
+
+    def _words(self, key: Key) -> Words:
+        """The spikes of all steps of the span."""
+        if key not in self.words:
+            self.words[key] = packed(self.values[key], self.plan.fusion.grids[key[0]], self.lanes)
+        return self.words[key]
+
     def _window(self, key: Key, first: int, end: int) -> torch.Tensor:
         """The values of steps ``first`` to ``end``, counted from the span's start; zeros before the sample began."""
-        value = self.values.get(key)
+        value = self.value(key)
         if value is not None and key in self.chunk.constant:
             value = value.expand(self.length, *value.shape[1:])
         if first >= 0:
@@ -197,6 +220,10 @@ class Span:
     def _population(self, node: Node, lo: int, hi: int) -> dict[Key, torch.Tensor]:
         if node.name in self.plan.maxima:
             return self._maximum(node, lo, hi)
+        if node.name in self.chunk.fused:
+            sources = [self._words((source, "out")) for source in self.plan.fusion.reads[node.name]]
+            fused, states = self.plan.fusion.populations[node.name], self.chunk.fused[node.name]
+            return self._as_words(node, fused.run(sources, self.lanes, states, self.t == 0))
         population, layout = self.plan.populations[node.name], self.plan.populations[node.name].layout
         steps, n, key = hi - lo, self.chunk.n, (node.name, "out")
         past = None
@@ -230,13 +257,26 @@ class Span:
     def _maximum(self, node: Node, lo: int, hi: int) -> dict[Key, torch.Tensor]:
         """A population that sends the maxima of what its synapse reads."""
         synapse, key = self.plan.program[node.inputs[0].source], (node.name, "out")
-        x = self._read(synapse.inputs[0], lo, hi).flatten(0, 1)
-        rows = self.plan.maxima[node.name]([x])
+        (edge,), maximum = synapse.inputs, self.plan.maxima[node.name]
+        if (edge.source, edge.port) in self.words and not edge.delay and hi - lo == self.length:
+            words = self.words[edge.source, edge.port]
+            return self._as_words(node, words.widest(maximum.windows, self.plan.fusion.grids[node.name]))
+        x = self._read(edge, lo, hi).flatten(0, 1)
+        rows = maximum.run([x])
         self.nonzero[key] = self.plan.nonzeros(rows).reshape(-1, self.chunk.n)
         out = self._split(rows)
         if "spikes" in self.chunk.sink.wanted:
             self._store(node, "spikes", out, lo, hi)
         return {key: out}
+
+    def _as_words(self, node: Node, words: Words) -> dict[Key, torch.Tensor]:
+        """Nothing but words is there of what a population sends, until somebody reads it."""
+        key = (node.name, "out")
+        self.words[key] = words
+        self.nonzero[key] = words.counted(np.ones(len(words.grid.inner), np.int64))
+        if "spikes" in self.chunk.sink.wanted:
+            self._store(node, "spikes", words.unpacked(), 0, self.length)
+        return {}
 
     def _pieces(self, node: Node, steps: int) -> Iterator[Piece]:
         """What of a population is computed at once, in turn; a sample's steps one behind the other."""
@@ -278,8 +318,12 @@ class Span:
 
     def _events(self, edge: Edge, events: stateless.Events) -> Array:
         """[S, n] synaptic events of what arrives on an edge."""
-        x, key = self._read(edge, 0, self.length), (edge.source, edge.port)
+        key = (edge.source, edge.port)
         found = None if edge.delay else self.nonzero.get(key)
+        if found is not None and key in self.words:
+            elsewhere = self.words[key].counted(events.corrections) if events.elsewhere is not None else 0
+            return found * events.fan + elsewhere
+        x = self._read(edge, 0, self.length)
         if found is None:
             found = self.plan.nonzeros(x.flatten(0, 1)).reshape(-1, self.chunk.n)
             if not edge.delay:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from snn2chip.simulate.fast import compiled
 from snn2chip.simulate.fast.symbolic import COMPARISONS, Expr, Ranges, Step
 
 # Neurons per block: a few arrays of this many 32-bit integers stay in a first-level cache of 32 KiB.
@@ -141,11 +142,76 @@ def _events(cast: str) -> list[str]:
     ]
 
 
-class _Body:
-    """Straight-line code of the expressions asked for."""
+def fused_source(step: Step, ranges: Ranges) -> Source:
+    """The kernel of a population that looks up its sums, for ``fused.py``; parameters are one for each channel.
 
-    def __init__(self, step: Step, ranges: Ranges | None, bits: int, way_in: WayIn) -> None:
-        self._ranges, self._bits, self.cast = ranges, bits, f"int{bits}"
+    ``kernel(first, carried, lanes, batch, steps, parts, places, starts, distances, weights, tables, offsets, sums,
+    total, spikes, words, row, to, band, <live states>, <starts>, <params>)``: ``total`` and ``spikes`` have room for
+    ``band`` places, live states are [channels, places·batch] where they are ``carried`` to later steps, else scratch
+    [1, BLOCK]; starts and parameters are [channels]. Of the rest ``fused.py`` tells.
+
+    Raises:
+        DoesNotFitError: 32 bits are not proved to suffice.
+    """
+    live, body = step.live, _Body(step, ranges, 32, WayIn((False,)), "p{}_")
+    new = {name: body.value(step.states[name]) for name in live}
+    out = body.value(step.out)
+    scalars = [*(f"start_{name}" for name in live), *(f"p{i}" for i in body.params)]
+    args = [*(f"x_{name}" for name in live), *scalars]
+    lines = [
+        "from numpy import int32, uint16",
+        "",
+        compiled.importing("snn2chip.simulate.fast.lookup", "GAP", "look_up", "merge"),
+        "",
+        "",
+        "def kernel(first, carried, lanes, batch, steps, parts, places, starts, distances, weights, tables, offsets,",
+        f"           {', '.join(['sums, total, spikes, words, row, to, band', *args])}):",
+        "    channels = parts[0, 3]",
+        "    planes = lanes // batch",
+        "    for lo in range(0, len(to), band):",
+        "        count = min(band, len(to) - lo)",
+        "        size = count * batch",
+        "        step = size + GAP",
+        "        for block in range(starts.shape[1] - 1):",
+        "            for i in range(len(parts)):",
+        "                k, end = starts[i, block], starts[i, block + 1]",
+        "                look_up(parts[i, 0], parts[i, 1], places[i, lo : lo + count], weights.ctypes.data + 40 * k,",
+        "                        distances[k:end], parts[i, 2], i == 0, lanes, batch, tables, offsets, sums, total)",
+        "            for c in range(4 * block, min(4 * block + 4, channels)):",
+        *(f"                {name}_ = {name}[c]" for name in scalars),
+        f"                for b in range(0, size, {BLOCK}):",
+        f"                    n = min({BLOCK}, size - b)",
+        "                    at = lo * batch + b if carried else 0",
+        "                    of = c if carried else 0",
+        *(f"                    x_{name}_ = x_{name}[of, at : at + n]" for name in live),
+        "                    if first:",
+        "                        for i in range(n):",
+        *(f"                            x_{name}_[i] = start_{name}_" for name in live),
+        *([] if live else ["                            pass"]),
+        "                    for t in range(steps):",
+        "                        from_ = ((c - 4 * block) * planes + t) * step + b",
+        "                        a0_ = total[from_ : from_ + n]",
+        "                        out_ = spikes[t * step + b : t * step + b + n]",
+        "                        for i in range(n):",
+        *(f"                            {_entered(name)} = x_{name}_[i]" for name in live),
+        *(f"                            {line}" for line in body.lines),
+        *(f"                            x_{name}_[i] = {new[name]}" for name in live),
+        f"                            out_[i] = uint16({out})",
+        "                merge(spikes, words, row, to[lo : lo + count], c, lanes, batch)",
+        "",
+    ]
+    return Source("\n".join(lines), 32, live, (), body.params)
+
+
+class _Body:
+    """Straight-line code of the expressions asked for.
+
+    Args:
+        param: how a parameter is written, by its index.
+    """
+
+    def __init__(self, step: Step, ranges: Ranges | None, bits: int, way_in: WayIn, param: str = "p{}_[i]") -> None:
+        self._ranges, self._bits, self.cast, self._param = ranges, bits, f"int{bits}", param
         self._names: dict[Expr, str] = {}
         self._params: set[int] = set()
         self.lines: list[str] = []
@@ -181,7 +247,7 @@ class _Body:
             return _entered(e.args[0])
         if e.op == "param":
             self._params.add(e.args[0])
-            return self._assigned(f"p{e.args[0]}_[i]")
+            return self._assigned(self._param.format(e.args[0]))
         return ""
 
     def _assigned(self, code: str) -> str:

@@ -105,14 +105,26 @@ _HEADER = """from __future__ import annotations
 
 from typing import Any
 
-from numpy import floor, int32
+from numpy import floor, int32, uint16, uint64
 """
 
 
-def from_function(function: Callable[..., None]) -> Callable[..., None]:
-    """A function of this package on contiguous arrays and numbers, compiled once for each combination of dtypes."""
+def importing(module: str, *names: str) -> str:
+    """The line that imports what kernels call from a module of this package, and names the state the module is in."""
+    found = importlib.util.find_spec(module)
+    assert found is not None
+    assert found.origin is not None
+    version = hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()[:16]
+    return f"from {module} import {', '.join(names)}  # {version}\n"
+
+
+def from_function(function: Callable[..., None], imports: str = "") -> Callable[..., None]:
+    """A function of this package on contiguous arrays and numbers, compiled once for each combination of dtypes.
+
+    ``imports``: of :func:`importing`, what it names beside numpy's.
+    """
     source = inspect.getsource(function).replace(f"def {function.__name__}(", "def kernel(", 1)
-    text = f"{_HEADER}\n\n{source}"
+    text = f"{_HEADER}{imports}\n\n{source}"
 
     def run(*args: Any) -> None:
         kernel = _loaded.get(_key(text, args))

@@ -9,6 +9,7 @@ import torch
 
 from snn2chip.ir.graph import Node
 from snn2chip.ir.layers import Conv, Flatten, Linear, Neuron, Permute, Reshape
+from snn2chip.simulate.fast.lanes import Lanes
 from snn2chip.simulate.fast.methods import METHODS
 from snn2chip.simulate.fast.plan import Chunk, Plan, chunk_of, last_reader, piece_of
 from snn2chip.simulate.footprint import Memory, result_bytes
@@ -34,6 +35,9 @@ def _row(plan: Plan, node: Node) -> Row:
     proved = str(plan.ranges.of(node.name))
     if node.name in plan.maxima:
         return Row(node.name, node.layer.kind, "maximum", "it fires if any input of a window does", proved)
+    if node.name in plan.fusion.populations:
+        why = f"with its synapses: spikes are looked up, five channels at a time: {plan.fusion.why[node.name]}"
+        return Row(node.name, node.layer.kind, "fused", why, proved)
     if node.name in plan.without_kernel:
         return Row(node.name, node.layer.kind, "in its population", "its sums are never stored", proved)
     if node.name in plan.synapses:
@@ -45,8 +49,9 @@ def _row(plan: Plan, node: Node) -> Row:
             reasons.append(", ".join(f"{name} {ms:.2f} ms" for name, ms in first.milliseconds.items()))
         return Row(node.name, node.layer.kind, kernels, "; ".join(reasons), proved)
     if node.name in plan.populations:
-        population = plan.populations[node.name]
-        return Row(node.name, node.layer.kind, population.kernel, population.why, proved)
+        population, apart = plan.populations[node.name], plan.fusion.why.get(node.name)
+        why = population.why + (f"; not fused with its synapses: {apart}" if apart else "")
+        return Row(node.name, node.layer.kind, population.kernel, why, proved)
     dtype = str(plan.dtype((node.name, "out"))).removeprefix("torch.")
     once = "once per sample" if node.name in plan.static else ""
     return Row(node.name, node.layer.kind, dtype, once, proved)
@@ -71,15 +76,20 @@ def peak_memory(
 
 
 def _chunk_bytes(plan: Plan, chunk: Chunk, steps: int, wanted: frozenset[str]) -> int:
-    sizes, ends = plan.step_bytes, last_reader(plan)
+    fused, lanes, ends = plan.fused_in(chunk), Lanes(chunk.steps, chunk.samples), last_reader(plan)
+    sizes = plan.fused_bytes if fused else plan.step_bytes
 
     def span(name: str) -> int:
+        if fused and name in plan.fusion.grids:
+            return lanes.total
         return chunk.samples * (1 if name in plan.static else chunk.steps)
 
     def held(node: Node) -> int:
         """Bytes of a layer that are gone once it is computed; of streamed sums, what one piece of them takes."""
         if node.name in plan.absorbed.streamed:
             return 0
+        if node.name in fused:
+            return fused[node.name].scratch_bytes(lanes)
         own = _temporary(plan, node, wanted) * span(node.name)
         for source in plan.streamed_into(node.name) if node.name not in plan.maxima else ():
             piece = piece_of(plan, node.name, chunk.samples, chunk.steps)
@@ -99,8 +109,11 @@ def _chunk_bytes(plan: Plan, chunk: Chunk, steps: int, wanted: frozenset[str]) -
     data = math.prod(plan.shapes[plan.program.input.name]) * once
     outputs = math.prod(plan.shapes[plan.program.output.name]) * steps
     history = sum(depth * math.prod(plan.shapes[name]) for (name, _), depth in plan.history.items())
-    # States: u and v as 64-bit integers; data: as given to the format, and as integers twice.
-    return peak + 8 * chunk.samples * (2 * neurons + 3 * data + 2 * outputs + 2 * history)
+    form = plan.program.formats[plan.program.input.name]
+    # Spikes: where they are none, twice, as whole numbers, and as bytes. What is scaled: three times in 64 bits.
+    of_data = (12 if form.scale == 1.0 and form.overflow == "error" else 24) * data
+    # States: u and v as 64-bit integers.
+    return peak + chunk.samples * (8 * (2 * neurons + 2 * outputs + 2 * history) + of_data)
 
 
 def _temporary(plan: Plan, node: Node, wanted: frozenset[str]) -> int:

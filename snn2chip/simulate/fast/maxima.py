@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,8 +22,16 @@ _SPIKES = Range(0, 1)
 _LARGEST = 64
 
 
-def maxima(program: Program, absorbed: Absorbed, ranges: NetworkRanges) -> Mapping[str, Operation]:
-    """Of the populations whose spikes are the maxima of the windows of one streamed synapse: what computes them."""
+@dataclass(frozen=True)
+class Maximum:
+    """What a population sends: the maxima of ``windows``, computed by ``run`` from the bytes its synapse reads."""
+
+    windows: MaxPool
+    run: Operation
+
+
+def maxima(program: Program, absorbed: Absorbed, ranges: NetworkRanges) -> Mapping[str, Maximum]:
+    """The populations whose spikes are the maxima of the windows of one streamed synapse."""
     found = {}
     shapes = program.shapes()
     for synapse, name in absorbed.streamed.items():
@@ -31,7 +40,7 @@ def maxima(program: Program, absorbed: Absorbed, ranges: NetworkRanges) -> Mappi
         if len(population.inputs) == 1 and ranges.inputs(node)[0].within(_SPIKES):
             pool = _windows(node)
             if pool is not None and _fires_on_any(program, node, population):
-                found[name] = operation(Site(pool, (shape,), (_SPIKES,), _SPIKES))
+                found[name] = Maximum(pool, operation(Site(pool, (shape,), (_SPIKES,), _SPIKES)))
     return found
 
 

@@ -21,7 +21,9 @@ from snn2chip.simulate.fast import linear, stateless
 from snn2chip.simulate.fast.absorbed import Absorbed, absorb
 from snn2chip.simulate.fast.choice import Chosen, choose
 from snn2chip.simulate.fast.components import Component, components_of
-from snn2chip.simulate.fast.maxima import maxima
+from snn2chip.simulate.fast.fused import Fused, Fusion
+from snn2chip.simulate.fast.lanes import REGISTER, Lanes
+from snn2chip.simulate.fast.maxima import Maximum, maxima
 from snn2chip.simulate.fast.population import Inflow, Layout, Population, port_ranges
 from snn2chip.simulate.fast.symbolic import state_names
 from snn2chip.simulate.ranges import NetworkRanges, Range
@@ -31,6 +33,8 @@ Key = tuple[str, str]
 # Bytes of one layer's sums in one chunk. Most are streamed; spikes, a quarter of it, then stay in the last-level cache,
 # and the allocator reuses memory instead of asking the system for it.
 CHUNK_BYTES = 8 << 20
+# The same of words, where spikes are (``lanes.py``).
+LANES_BYTES = 2 << 20
 # Bytes of the sums that are computed and read at once on the way into a population: they stay in a second-level cache,
 # and are enough to repay the calls.
 PIECE_BYTES = 1 << 20
@@ -58,6 +62,7 @@ class Plan:
         absorbed: the synapses whose sums are not stored as a whole.
         maxima: of populations that only send the maxima of windows, what computes these.
         done: of every component, the nodes whose values nobody reads after it.
+        fusion: the populations that look up the sums of their synapses.
         taken: the nodes whose preparation is another plan's.
     """
 
@@ -77,8 +82,9 @@ class Plan:
     synapses: dict[str, SynapseRun] = field(default_factory=dict)
     operations: dict[str, stateless.Operation] = field(default_factory=dict)
     populations: dict[str, Population] = field(default_factory=dict)
-    maxima: Mapping[str, stateless.Operation] = field(default_factory=dict)
+    maxima: Mapping[str, Maximum] = field(default_factory=dict)
     nonzeros: stateless.Counter = field(default_factory=stateless.nonzero_counter)
+    fusion: Fusion = field(default_factory=Fusion)
 
     def dtype(self, key: Key) -> torch.dtype:
         """Of the values of a node's port."""
@@ -100,6 +106,23 @@ class Plan:
             stored = node.name not in self.absorbed.synapses
             sizes[node.name] = stored * math.prod(self.shapes[node.name]) * width
         return sizes
+
+    @functools.cached_property
+    def fused_bytes(self) -> dict[str, int]:
+        """The same where populations run fused: words, and values only of what somebody reads as values."""
+        sizes = dict(self.step_bytes)
+        inside = {name for population in self.fusion.populations for name in self.streamed_into(population)}
+        in_words = self.fusion.populations.keys() | {*self.maxima, *inside} | self.without_kernel
+        others = (node for node in self.program if node.name not in in_words)
+        read = {edge.source for node in others for edge in (*node.inputs, *_read_on_the_way_in(self, node))}
+        for name, grid in self.fusion.grids.items():
+            own = sizes[name] if name in read or name not in in_words else 0
+            sizes[name] = own + grid.bytes
+        return {**sizes, **dict.fromkeys(inside, 0)}
+
+    def fused_in(self, chunk: Chunk) -> Mapping[str, Fused]:
+        """The populations that run fused in chunks of that size."""
+        return self.fusion.populations if Lanes(chunk.steps, chunk.samples).worthwhile else {}
 
     @functools.cached_property
     def without_kernel(self) -> frozenset[str]:
@@ -282,26 +305,39 @@ class Chunk:
 
 
 def chunk_of(plan: Plan, samples: int, steps: int, limit: int | None = None, workers: int = 1) -> Chunk:
-    """Whole samples where they fit ``CHUNK_BYTES``, else one sample and part of its steps.
-
-    Args:
-        limit: most samples at once. workers: threads among which the samples should divide evenly.
-    """
-    sizes = plan.step_bytes.items()
-    largest = max((size // steps if name in plan.static else size for name, size in sizes), default=1)
-    room = max(1, CHUNK_BYTES // max(1, largest))
+    """How much is computed at once where ``workers`` threads share the samples, and at most ``limit`` are wanted."""
     most = min(samples, limit or samples)
-    if any(component.stepped for component in plan.components):
-        # Steps of a cycle are taken one by one: many samples at once amortise the calls.
-        at_once = max(1, min(most, room))
-    else:
-        at_once = max(1, min(most, room // steps))
+    if plan.fusion.populations:
+        chunk = _in_lanes(plan, most, steps)
+        chunk = Chunk(_shared(chunk.samples, samples, workers), chunk.steps)
+        if Lanes(chunk.steps, chunk.samples).worthwhile:
+            return chunk
+    room = max(1, CHUNK_BYTES // max(1, _largest(plan, plan.step_bytes, steps)))
+    # Steps of a cycle are taken one by one: many samples at once amortise the calls.
+    stepped = any(component.stepped for component in plan.components)
+    at_once = _shared(max(1, min(most, room if stepped else room // steps)), samples, workers)
+    return Chunk(at_once, max(1, min(steps, room // at_once)))
+
+
+def _largest(plan: Plan, sizes: Mapping[str, int], steps: int) -> int:
+    """Bytes of the largest layer for one step of one sample."""
+    return max((size // steps if name in plan.static else size for name, size in sizes.items()), default=1)
+
+
+def _shared(at_once: int, samples: int, workers: int) -> int:
+    """Samples at once, fewer where the threads then share them evenly."""
     if workers > 1 and samples > at_once:
         rounds = math.ceil(samples / (at_once * workers)) * workers
-        at_once = math.ceil(samples / rounds)
-    elif workers > 1:
-        at_once = max(1, min(at_once, math.ceil(samples / workers)))
-    return Chunk(at_once, max(1, min(steps, room // at_once)))
+        return math.ceil(samples / rounds)
+    return max(1, min(at_once, math.ceil(samples / workers)))
+
+
+def _in_lanes(plan: Plan, most: int, steps: int) -> Chunk:
+    """Few samples, as many steps as then fill registers and stay in a second-level cache."""
+    room = max(1, LANES_BYTES // max(1, _largest(plan, plan.fused_bytes, steps)))
+    samples = Lanes.full(min(most, room // steps))
+    whole = max(1, REGISTER // Lanes(1, samples).batch)
+    return Chunk(min(samples, most), min(steps, max(1, room // samples // whole) * whole))
 
 
 def piece_of(plan: Plan, name: str, samples: int, steps: int) -> Chunk:

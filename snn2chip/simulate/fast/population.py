@@ -192,6 +192,7 @@ class Population:
         self.kernel, self.why = "numpy", ""
         self.dtype: np.dtype[Any] = np.dtype(np.int64)
         self._source: Source | None = None
+        self._proof: tuple[Step, Ranges | None] | None = None
         proof = _proof(model, layout.shape, arithmetic, a)
         if missing := compiled.missing():
             self.why = missing
@@ -217,9 +218,9 @@ class Population:
                 # Wrap-around as in numpy, and no branch left out on the strength of a range.
                 source = population_source(step, None, way_in, self.record, 64)
         self._source, self.kernel = source, f"compiled int{source.bits}"
-        starts = start_of(self.model, self.layout.shape)
+        self._proof = step, ranges
         gains = [x.gain for x in self.inputs if x.gain is not None]
-        per_neuron = [*(starts[name] for name in source.live), *(step.trace.params[i] for i in source.params), *gains]
+        per_neuron = [*self.constants(), *gains]
         self._tiles, self._period, self._block = self._tiled(per_neuron)
         self._loop: list[Array] = []
         if self.recurrent is not None:
@@ -228,6 +229,22 @@ class Population:
         past = np.empty((0, 0), self._out_dtype)
         nothing = self._arguments(self.room(0, 0), Piece(0, 0, 0, 0), empty, self.start(0, True), True, past)
         self._compiled: Callable[..., None] = compiled.from_source(source.text, *nothing)
+
+    @property
+    def proved(self) -> tuple[Step, Ranges]:
+        """The step and the ranges of a population whose kernel is of 32 bits."""
+        assert self._proof is not None
+        step, ranges = self._proof
+        assert ranges is not None
+        return step, ranges
+
+    def constants(self) -> list[Array]:
+        """What the compiled step reads beside inputs and states: where live states start, parameters; each [*shape]."""
+        assert self._source is not None
+        assert self._proof is not None
+        starts, params = start_of(self.model, self.layout.shape), self._proof[0].trace.params
+        found = [*(starts[name] for name in self._source.live), *(params[i] for i in self._source.params)]
+        return [np.broadcast_to(array, self.layout.shape) for array in found]
 
     def _tiled(self, params: list[Array]) -> tuple[list[Array], int, int]:
         """Parameters over one period of memory, that period, and the block a kernel handles at a time."""

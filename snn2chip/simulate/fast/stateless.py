@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -217,10 +217,12 @@ class Events:
     Args:
         fan: synapses leaving most of the positions.
         elsewhere: inputs [B, *shape] → int64 [B], the correction; None where all positions are alike.
+        corrections: of every place, what is added to ``fan``, [P]; empty where all positions are alike.
     """
 
     fan: int
-    elsewhere: Counter | None
+    elsewhere: Counter | None = None
+    corrections: Array = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def events_of(layer: L.Layer, fan: Array) -> Events:
@@ -231,12 +233,13 @@ def events_of(layer: L.Layer, fan: Array) -> Events:
         fan: synapses leaving every input position, of the input's shape.
     """
     if not isinstance(layer, L.Conv):
-        return Events(int(fan.flat[0]) if fan.size else 0, None)
+        return Events(int(fan.flat[0]) if fan.size else 0)
     per_place = fan[0].ravel()
     values, counts = np.unique(per_place, return_counts=True)
     most = int(values[np.argmax(counts)])
-    places = np.flatnonzero(per_place != most)
-    return Events(most, _counter(places, per_place[places] - most) if places.size else None)
+    corrections = per_place - most
+    places = np.flatnonzero(corrections)
+    return Events(most, _counter(places, corrections[places]), corrections) if places.size else Events(most)
 
 
 def nonzero_counter() -> Counter:

@@ -1,0 +1,147 @@
+"""Which populations run fused with their synapses: those whose sums can be looked up, and sooner than multiplied.
+
+Both ways are run on the same random spikes. Fused is taken where every spike is the same and the clock is for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from snn2chip.ir.graph import Node
+from snn2chip.ir.layers import Conv, Linear, Shape
+from snn2chip.simulate.fast import compiled, linear
+from snn2chip.simulate.fast.absorbed import Read
+from snn2chip.simulate.fast.choice import milliseconds
+from snn2chip.simulate.fast.chunk import ChunkRun, Span
+from snn2chip.simulate.fast.codegen import DoesNotFitError
+from snn2chip.simulate.fast.components import Component
+from snn2chip.simulate.fast.fused import Fused, Fusion, Taps
+from snn2chip.simulate.fast.lanes import Grid, Lanes
+from snn2chip.simulate.fast.plan import Chunk, Plan
+from snn2chip.simulate.fast.sink import Sink
+from snn2chip.simulate.ranges import Range
+
+_SPIKES = Range(0, 1)
+# Products of a population in one chunk below which compiling and trying it costs more than it could ever save.
+_WORTHWHILE = 20_000_000
+# How much is run in a trial, and the share of the sources that fire.
+_SAMPLES, _STEPS = 8, 8
+_RATE = 0.25
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a population reads: the source's spikes, and how."""
+
+    source: str
+    taps: Taps
+
+
+def fuse(plan: Plan, samples: int, steps: int) -> Plan:
+    """The plan with every population fused that gains by it, in runs of about that size."""
+    chunk = Chunk(min(samples, _SAMPLES), min(steps, _STEPS))
+    if compiled.missing() or not Lanes(chunk.steps, chunk.samples).worthwhile:
+        return plan
+    from snn2chip.simulate.fast import lookup
+
+    found = {node.name: reads for node in plan.program.neurons if (reads := _readings(plan, node))}
+    readings = {name: reads for name, reads in found.items() if _macs(plan, name, reads, chunk) >= _WORTHWHILE}
+    if not readings or lookup.missing():
+        return plan
+    grids = _grids(plan, readings)
+    populations, why = {}, {}
+    with linear.exact_floats(), linear.one_thread():
+        for name, reads in readings.items():
+            try:
+                fused = Fused(plan.populations[name], [(grids[read.source], read.taps) for read in reads], grids[name])
+            except DoesNotFitError as error:
+                why[name] = str(error)
+                continue
+            sources = tuple(read.source for read in reads)
+            one = replace(plan, fusion=Fusion({name: fused}, {name: sources}, grids, {}))
+            different, together, apart = _compared(one, plan, name, chunk)
+            if different:
+                why[name] = f"its self-test has {different} spikes wrong"
+                continue
+            why[name] = f"{together:.2f} ms, apart {apart:.2f} ms"
+            if together < apart:
+                populations[name] = fused
+    reads_of = {name: tuple(read.source for read in readings[name]) for name in populations}
+    return replace(plan, fusion=Fusion(populations, reads_of, grids, why))
+
+
+def _readings(plan: Plan, node: Node) -> tuple[Reading, ...]:
+    """Everything a population reads, where all of it is spikes whose sums can be looked up; else nothing."""
+    name = node.name
+    alone = name in plan.maxima or plan.keeps_states(name) or name in plan.static or (name, "out") in plan.history
+    stepped = any(c.stepped and node in c.nodes for c in plan.components)
+    if alone or stepped or not plan.absorbed.reads[name]:
+        return ()
+    found = [_reading(plan, read) for read in plan.absorbed.reads[name]]
+    return tuple(found) if all(found) else ()  # type: ignore[arg-type]
+
+
+def _reading(plan: Plan, read: Read) -> Reading | None:
+    """One of the things a population reads, where it is spikes of this step, channels first."""
+    synapse = plan.program[read.edge.source]
+    if read.gain is not None:
+        edge, taps = read.edge, Taps.of(read.gain)
+        one_per_channel = read.gain.shape == (len(read.gain), *(1,) * (len(plan.shapes[edge.source]) - 1))
+    elif synapse.name in plan.absorbed.streamed:
+        assert isinstance(synapse.layer, Linear | Conv)
+        edge, taps = synapse.inputs[0], Taps.of(synapse.layer)
+        one_per_channel = isinstance(synapse.layer, Conv) or len(plan.shapes[edge.source]) == 1
+    else:
+        return None
+    now = edge.port == "out" and not edge.delay and edge.source not in plan.static
+    if taps is None or not one_per_channel or not now or len(plan.shapes[edge.source]) > 3:
+        return None
+    return Reading(edge.source, taps) if plan.ranges.of(edge.source).within(_SPIKES) else None
+
+
+def _macs(plan: Plan, name: str, readings: tuple[Reading, ...], chunk: Chunk) -> int:
+    places = math.prod(plan.shapes[name][1:])
+    return sum(places * int(np.count_nonzero(read.taps.weight)) for read in readings) * chunk.samples * chunk.steps
+
+
+def _grids(plan: Plan, readings: Mapping[str, tuple[Reading, ...]]) -> dict[str, Grid]:
+    """Of every population that sends or is read as words: a border as wide as its widest reader's windows reach."""
+    grids = {name: Grid(plan.shapes[name]) for name in (*readings, *plan.maxima)}
+    for name, reads in readings.items():
+        for read in reads:
+            known = grids.setdefault(read.source, Grid(plan.shapes[read.source]))
+            before, after = read.taps.reach(known.space, Grid(plan.shapes[name]).space)
+            wider = [tuple(map(max, *pair)) for pair in ((known.before, before), (known.after, after))]
+            grids[read.source] = Grid(known.shape, *wider)  # type: ignore[arg-type]
+    return grids
+
+
+def _compared(fused: Plan, apart: Plan, name: str, chunk: Chunk) -> tuple[int, float, float]:
+    """A population in two plans on the same spikes: how many it sends differ, and the milliseconds of both."""
+    rng = torch.Generator().manual_seed(0)
+    spikes = {source: _random(fused.shapes[source], chunk, rng) for source in fused.fusion.reads[name]}
+    component, key = Component((fused.program[name],), stepped=False), (name, "out")
+    results, times = [], []
+    for plan in (fused, apart):
+        sink = Sink(plan, chunk.samples, chunk.steps, frozenset(), 0)
+        span = Span(ChunkRun(plan, sink, 0, chunk.samples, chunk.steps, chunk), 0, chunk.steps)
+        span.values.update({(source, "out"): x for source, x in spikes.items()})
+
+        def run(span: Span = span) -> None:
+            span.values.pop(key, None)
+            span.compute(component, torch.empty(0))
+
+        times.append(milliseconds(run))
+        results.append(span.value(key))
+    return int(np.count_nonzero(results[0] != results[1])), times[0], times[1]
+
+
+def _random(shape: Shape, chunk: Chunk, rng: torch.Generator) -> torch.Tensor:
+    """Spikes [T, N, *shape], channels last in memory."""
+    size = (chunk.steps, chunk.samples, *shape[1:], shape[0])
+    return (torch.rand(size, generator=rng) < _RATE).to(torch.uint8).movedim(-1, 2)

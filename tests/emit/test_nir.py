@@ -130,7 +130,7 @@ def test_the_float_graph_does_what_the_program_does(neuron: IntegerLIF, v_scale:
     program = _program(neuron, v_scale=v_scale)
     notes = write_program(program, tmp_path / "m.nir")
     assert notes == ()
-    graph = load_graph(_foreign(tmp_path / "m.nir"), dt=1e-4, reset="zero", readout="last")
+    graph = load_graph(_foreign(tmp_path / "m.nir"), dt=1e-4, reset="zero", start="zero", readout="last")
     x = np.random.default_rng(1).integers(0, 2, (6, 7, 2, 5, 6))
     exact, float_ = (simulate(net, x, record=("v", "spikes")) for net in (program, graph))
     assert 0.05 < exact["lif"].spikes.mean() < 0.95

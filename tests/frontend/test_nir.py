@@ -73,7 +73,8 @@ NEURONS: dict[str, tuple[Any, Callable[[Array, Array, Array], tuple[Array, Array
 @pytest.mark.parametrize("name", NEURONS)
 def test_euler_steps_of_every_neuron(name: str, reset: str, tmp_path: Path) -> None:
     node, step = NEURONS[name]
-    graph = load_graph(_chain(tmp_path / "n.nir", (SIZE,), n=node), dt=DT, reset=reset, readout="none")  # type: ignore[arg-type]
+    path = _chain(tmp_path / "n.nir", (SIZE,), n=node)
+    graph = load_graph(path, dt=DT, reset=reset, start="zero", readout="none")  # type: ignore[arg-type]
     x = np.random.default_rng(0).uniform(-0.3, 1.5, (3, 80, SIZE))
     result = simulate(graph, x, record=("v", "spikes"))
     fires = name.endswith("F")
@@ -94,7 +95,7 @@ def test_v_reset_of_the_file(tmp_path: Path) -> None:
     node = nir.LIF(_full(TAU), _full(R), _full(0.0), _full(THETA), _full(-0.25))
     path = _chain(tmp_path / "n.nir", (SIZE,), n=node)
     for reset in ("v_reset", None):
-        graph = load_graph(path, dt=DT, reset=reset)  # type: ignore[arg-type]
+        graph = load_graph(path, dt=DT, reset=reset, start="zero")  # type: ignore[arg-type]
         result = simulate(graph, np.ones((1, 20, SIZE)), record=("v", "spikes"))
         after = result["n"].v[result["n"].spikes > 0]
         assert after.size

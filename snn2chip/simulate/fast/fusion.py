@@ -21,16 +21,16 @@ from snn2chip.simulate.fast.chunk import ChunkRun, Span
 from snn2chip.simulate.fast.codegen import DoesNotFitError
 from snn2chip.simulate.fast.components import Component
 from snn2chip.simulate.fast.fused import Fused, Fusion, Taps
-from snn2chip.simulate.fast.lanes import Grid, Lanes
-from snn2chip.simulate.fast.plan import Chunk, Plan
+from snn2chip.simulate.fast.lanes import REGISTER, Grid, Lanes
+from snn2chip.simulate.fast.plan import SAMPLES, Chunk, Plan
 from snn2chip.simulate.fast.sink import Sink
 from snn2chip.simulate.ranges import Range
 
 _SPIKES = Range(0, 1)
 # Products of a population in one chunk below which compiling and trying it costs more than it could ever save.
 _WORTHWHILE = 20_000_000
-# How much is run in a trial, and the share of the sources that fire.
-_SAMPLES, _STEPS = 8, 8
+# Steps of a trial where they fill a register, and the share of the sources that fire.
+_STEPS = 4
 _RATE = 0.25
 
 
@@ -44,7 +44,8 @@ class Reading:
 
 def fuse(plan: Plan, samples: int, steps: int) -> Plan:
     """The plan with every population fused that gains by it, in runs of about that size."""
-    chunk = Chunk(min(samples, _SAMPLES), min(steps, _STEPS))
+    at_once = Lanes.full(min(samples, SAMPLES))
+    chunk = Chunk(at_once, min(steps, max(_STEPS, REGISTER // at_once)))
     if compiled.missing() or not Lanes(chunk.steps, chunk.samples).worthwhile:
         return plan
     from snn2chip.simulate.fast import lookup

@@ -27,7 +27,7 @@ BITS, REGISTER, OUTPUTS = 5, 32, 4
 # Lanes left free between a step and the next of sums: at distances of 4 KiB a first-level cache holds few lines.
 GAP = 32
 # Samples side by side where there are few; more come in whole registers.
-_FEW = (8, 16)
+_FEW = (1, 2, 4, 8, 16)
 # The share of lanes in use below which sums are sooner multiplied than looked up.
 _LEAST_USED = 0.6
 
@@ -60,8 +60,8 @@ class Lanes:
 
     @classmethod
     def full(cls, samples: int) -> int:
-        """At most so many samples, or the fewest, that leave no lane of a step without one."""
-        few = max(few for few in _FEW if few <= max(samples, _FEW[0]))
+        """At most so many samples that no lane of a step is without one."""
+        few = max(few for few in _FEW if few <= samples)
         return samples // REGISTER * REGISTER if samples >= REGISTER else few
 
     def of_samples(self, values: Array) -> Array:

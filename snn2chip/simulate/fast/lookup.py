@@ -28,6 +28,8 @@ from snn2chip.simulate.fast.lanes import BITS, GAP, OUTPUTS, REGISTER
 # Registers of numbers that are summed side by side: with four outputs 16 sums, 4 tables, 4 numbers, of 32 registers.
 _REGISTERS = 4
 _BYTES = 2 * REGISTER
+# Steps of a register, where it holds more than one.
+_PIECES = (1, 2, 4, 8, 16, 32)
 _F = TypeVar("_F", bound=Callable[..., None])
 
 _I16, _I64 = ir.IntType(16), ir.IntType(64)
@@ -82,6 +84,18 @@ class _Code:
     def look_up(self, table: Any, numbers: Any) -> Any:
         return self.b.call(self.function("llvm.x86.avx512.permvar.hi.512", [_WORDS, _WORDS]), [table, numbers])
 
+    def cases(self, value: Any, known: tuple[int, ...], write: Callable[[int], None]) -> None:
+        """What ``write`` writes for the one of the known numbers that a value is."""
+        end = self.b.append_basic_block("end")
+        switch = self.b.switch(value, end)
+        for number in known:
+            case = self.b.append_basic_block("case")
+            switch.add_case(_I64(number), case)
+            self.b.position_at_end(case)
+            write(number)
+            self.b.branch(end)
+        self.b.position_at_end(end)
+
     def loop(self, count: Any, starts: list[Any], body: Callable[[list[Any]], list[Any]]) -> list[Any]:
         """``count`` (at least 1) times ``body`` on values carried from one time to the next."""
         before = self.b.block
@@ -135,63 +149,60 @@ def _write_tables(code: _Code, args: list[Any]) -> None:
     code.loop(count, [weights, out], one)
 
 
-def _write_sums(pieces: int) -> Callable[[_Code, list[Any]], None]:
-    """``sums(n0…n3, o0…o3, distances, tables, count, plane, piece)`` of four registers of numbers for four outputs.
+def _write_sums(code: _Code, args: list[Any]) -> None:
+    """``sums(n0…n3, o0…o3, distances, tables, count, plane, pieces, piece)`` of four registers for four outputs.
 
     ``n`` is where the numbers of a register lie, and ``distances`` [count] how far from there the numbers are that each
-    set of tables is for. Output c of register j goes to ``o_j + c·plane``, in pieces that lie ``piece`` apart.
+    set of tables is for. Output c of register j goes to ``o_j + c·plane``, in ``pieces`` that lie ``piece`` apart.
     """
+    numbers, outs = args[:_REGISTERS], args[_REGISTERS : 2 * _REGISTERS]
+    distances, tables, count, plane, pieces, piece = args[2 * _REGISTERS :]
 
-    def write(code: _Code, args: list[Any]) -> None:
-        numbers, outs = args[:_REGISTERS], args[_REGISTERS : 2 * _REGISTERS]
-        distances, tables, count, plane, piece = args[2 * _REGISTERS :]
-        zero = ir.Constant(_WORDS, None)
+    def one(carried: list[Any]) -> list[Any]:
+        distance_at, table_at, *sums = carried
+        distance = code.load(distance_at, _I64, 8)
+        table = [code.load(code.at(table_at, _BYTES * c)) for c in range(OUTPUTS)]
+        for j in range(_REGISTERS):
+            number = code.load(code.at(numbers[j], distance))
+            for c in range(OUTPUTS):
+                i = OUTPUTS * j + c
+                sums[i] = code.b.add(sums[i], code.look_up(table[c], number))
+        return [code.at(distance_at, 8), code.at(table_at, OUTPUTS * _BYTES), *sums]
 
-        def one(carried: list[Any]) -> list[Any]:
-            distance_at, table_at, *sums = carried
-            distance = code.load(distance_at, _I64, 8)
-            table = [code.load(code.at(table_at, _BYTES * c)) for c in range(OUTPUTS)]
-            for j in range(_REGISTERS):
-                number = code.load(code.at(numbers[j], distance))
-                for c in range(OUTPUTS):
-                    i = OUTPUTS * j + c
-                    sums[i] = code.b.add(sums[i], code.look_up(table[c], number))
-            return [code.at(distance_at, 8), code.at(table_at, OUTPUTS * _BYTES), *sums]
+    zero = ir.Constant(_WORDS, None)
+    _, _, *sums = code.loop(count, [distances, tables, *[zero] * (_REGISTERS * OUTPUTS)], one)
 
-        _, _, *sums = code.loop(count, [distances, tables, *[zero] * (_REGISTERS * OUTPUTS)], one)
-        width = REGISTER // pieces
+    def store(parts: int) -> None:
+        width = REGISTER // parts
         for j in range(_REGISTERS):
             to = outs[j]
             for c in range(OUTPUTS):
                 part_at = to
-                for k in range(pieces):
+                for k in range(parts):
                     code.store(code.lanes(sums[OUTPUTS * j + c], k * width, width), part_at, 2 * width)
                     part_at = code.at(part_at, piece)
                 to = code.at(to, plane)
 
-    return write
+    code.cases(pieces, _PIECES, store)
 
 
-def _write_merge(pieces: int) -> Callable[[_Code, list[Any]], None]:
-    """``merge(spikes, piece, words, bit)``: 32 spikes, in pieces that lie ``piece`` apart, become a bit of 32 words.
-
-    Bit 0 empties the words first.
+def _write_merge(code: _Code, args: list[Any]) -> None:
+    """``merge(spikes, pieces, piece, words, bit)``: 32 spikes, in ``pieces`` that lie ``piece`` apart, become a bit of
+    32 words. Bit 0 empties the words first.
     """
+    spikes, pieces, piece, words, bit = args
 
-    def write(code: _Code, args: list[Any]) -> None:
-        spikes, piece, words, bit = args
-        width = REGISTER // pieces
-        kind = ir.VectorType(_I16, width)
-        parts = []
-        for _ in range(pieces):
-            parts.append(code.load(spikes, kind, 2 * width))
-            spikes = code.at(spikes, piece)
-        shifted = code.b.shl(code.join(parts), code.splat(code.b.trunc(bit, _I16)))
-        before = code.load(words)
-        kept = code.b.select(code.b.icmp_signed("==", bit, _I64(0)), ir.Constant(_WORDS, None), before)
-        code.store(code.b.or_(kept, shifted), words)
+    def write(parts: int) -> None:
+        width, at, found = REGISTER // parts, spikes, []
+        for _ in range(parts):
+            found.append(code.load(at, ir.VectorType(_I16, width), 2 * width))
+            at = code.at(at, piece)
+        shifted = code.b.shl(code.join(found), code.splat(code.b.trunc(bit, _I16)))
+        emptied = code.b.icmp_signed("==", bit, _I64(0))
+        before = code.b.select(emptied, ir.Constant(_WORDS, None), code.load(words))
+        code.store(code.b.or_(before, shifted), words)
 
-    return write
+    code.cases(pieces, _PIECES, write)
 
 
 def _write_bits(code: _Code, args: list[Any]) -> Any:
@@ -215,8 +226,8 @@ def _write_ones(code: _Code, args: list[Any]) -> None:
 bits = _intrinsic(1, _write_bits, types.uint64)
 ones = _intrinsic(4, _write_ones)
 _tables = _intrinsic(3, _write_tables)
-_sums_1, _sums_2, _sums_4 = (_intrinsic(13, _write_sums(pieces)) for pieces in (1, 2, 4))
-_merge_1, _merge_2, _merge_4 = (_intrinsic(4, _write_merge(pieces)) for pieces in (1, 2, 4))
+_sums = _intrinsic(14, _write_sums)
+_merge = _intrinsic(5, _write_merge)
 
 
 # --- what generated kernels call; see ``fused.py`` for what the arrays hold ---
@@ -274,12 +285,7 @@ def look_up(
             outs = (outs[1], outs[2], outs[3], out)
         n0, n1, n2, n3 = numbers
         o0, o1, o2, o3 = outs
-        if pieces == 1:
-            _sums_1(n0, n1, n2, n3, o0, o1, o2, o3, at, table, count, plane, stride)
-        elif pieces == 2:
-            _sums_2(n0, n1, n2, n3, o0, o1, o2, o3, at, table, count, plane, stride)
-        else:
-            _sums_4(n0, n1, n2, n3, o0, o1, o2, o3, at, table, count, plane, stride)
+        _sums(n0, n1, n2, n3, o0, o1, o2, o3, at, table, count, plane, pieces, stride)
     size, times = OUTPUTS * (plane // 2), int32(factor)
     if first:
         for i in range(size):
@@ -301,9 +307,4 @@ def merge(spikes: Any, words: int, row: int, places: Any, channel: int, lanes: i
             step, block = divmod(register, blocks)
             source = base + step * pieces * stride + (place * batch + block * REGISTER) * 2
             to = words + ((places[place] * row + channel // BITS) * lanes + register * REGISTER) * 2
-            if pieces == 1:
-                _merge_1(source, stride, to, bit)
-            elif pieces == 2:
-                _merge_2(source, stride, to, bit)
-            else:
-                _merge_4(source, stride, to, bit)
+            _merge(source, pieces, stride, to, bit)

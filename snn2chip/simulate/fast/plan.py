@@ -35,6 +35,8 @@ Key = tuple[str, str]
 CHUNK_BYTES = 8 << 20
 # The same of words, where spikes are (``lanes.py``).
 LANES_BYTES = 2 << 20
+# Samples that are better run side by side, and fewer steps at once, than the other way round.
+SAMPLES = 8
 # Bytes of the sums that are computed and read at once on the way into a population: they stay in a second-level cache,
 # and are enough to repay the calls.
 PIECE_BYTES = 1 << 20
@@ -335,9 +337,9 @@ def _shared(at_once: int, samples: int, workers: int) -> int:
 def _in_lanes(plan: Plan, most: int, steps: int) -> Chunk:
     """Few samples, as many steps as then fill registers and stay in a second-level cache."""
     room = max(1, LANES_BYTES // max(1, _largest(plan, plan.fused_bytes, steps)))
-    samples = Lanes.full(min(most, room // steps))
+    samples = Lanes.full(min(most, max(SAMPLES, room // steps)))
     whole = max(1, REGISTER // Lanes(1, samples).batch)
-    return Chunk(min(samples, most), min(steps, max(1, room // samples // whole) * whole))
+    return Chunk(samples, min(steps, max(1, room // samples // whole) * whole))
 
 
 def piece_of(plan: Plan, name: str, samples: int, steps: int) -> Chunk:

@@ -1,9 +1,10 @@
-"""The machine's own limit: what a Program costs if only its convolutions ran, and what its neurons move in memory."""
+"""Measures of the machine: what a Program's products cost where they are multiplied, and what its neurons move."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from bench.machine import copy_bandwidth
 from bench.measure import seconds
 from snn2chip.ir.layers import Conv2d, Linear
 from snn2chip.ir.program import Program
-from snn2chip.simulate.explain import explain_engine
 from snn2chip.simulate.fast import plan_for
+from snn2chip.simulate.fast.fused import Fusion
 from snn2chip.simulate.fast.plan import Plan, chunk_of, piece_of
 from snn2chip.simulate.fast.population import Piece
 
@@ -29,8 +30,7 @@ def bare_convolutions(program: Program, samples: int, steps: int) -> Call:
     in float32. Layers that give the same at every step run once per sample; those that a population computes itself are
     left out.
     """
-    rows = {row.layer: row.kernel for row in explain_engine(program, samples, steps).rows}
-    plan = plan_for(program, frozenset(), samples, steps)
+    plan = _apart(program, samples, steps)
     chunk = chunk_of(plan, samples, steps)
     calls = []
     for node in program:
@@ -40,7 +40,8 @@ def bare_convolutions(program: Program, samples: int, steps: int) -> Call:
         part = chunk if population is None else piece_of(plan, population, chunk.samples, chunk.steps)
         once = node.name in plan.static
         shape = (part.samples * (1 if once else part.steps), *plan.shapes[node.inputs[0].source])
-        make = _int8 if rows[node.name] == "int8" else _float
+        chosen = {choice.kernel for _, choice in plan.synapses[node.name].parts}
+        make = _int8 if chosen == {"int8"} else _float
         times = math.ceil(samples / part.samples) * (1 if once else math.ceil(steps / part.steps))
         calls.append((make(node.layer, shape), times))
 
@@ -51,6 +52,11 @@ def bare_convolutions(program: Program, samples: int, steps: int) -> Call:
                     call()
 
     return run
+
+
+def _apart(program: Program, samples: int, steps: int) -> Plan:
+    """The plan in which every product is multiplied and populations run apart from their synapses."""
+    return replace(plan_for(program, frozenset(), samples, steps), fusion=Fusion())
 
 
 def _int8(layer: Conv2d | Linear, shape: tuple[int, ...]) -> Call:
@@ -77,12 +83,12 @@ def _float(layer: Conv2d | Linear, shape: tuple[int, ...]) -> Call:
 
 
 def neuron_bandwidth(program: Program, samples: int, steps: int) -> list[dict[str, Any]]:
-    """What each population moves per second, beside a copy of blocks as large as its own.
+    """What each population moves per second where it runs apart, beside a copy of blocks as large as its own.
 
     A population reads its summed inputs and writes its spikes once; states stay in the cache. One thread, one chunk.
     Those that run their own recurrent synapses are left out: they do more than move.
     """
-    plan = plan_for(program, frozenset(), samples, steps)
+    plan = _apart(program, samples, steps)
     chunk = chunk_of(plan, samples, steps)
     plain = [name for name, population in plan.populations.items() if population.recurrent is None]
     return [_moved(plan, name, chunk.samples, chunk.steps) for name in plain]

@@ -154,12 +154,12 @@ NETS: dict[str, Net] = {
     "vgg": Net(
         "VGG-like, c64-c64-P-c128-c128-P-c256-c256-P-fc10, 3×32×32",
         vgg_like(*_VGG),
-        samples={4: 32, 32: 8},
+        samples={4: 32, 32: 16},
         slayer=slayer_convolutions((3, 32, 32), _VGG, (10,)),
         **_CIFAR,
     ),
-    "resnet34": Net("ResNet-34, CIFAR stem, 3×32×32", from_zoo("resnet34-cifar"), samples={4: 8, 32: 2}, **_CIFAR),
-    "spikformer": Net("Spikformer-4-384, 3×32×32", from_zoo("spikformer-4-384"), samples={4: 8, 32: 2}, **_CIFAR),
+    "resnet34": Net("ResNet-34, CIFAR stem, 3×32×32", from_zoo("resnet34-cifar"), samples={4: 16, 32: 4}, **_CIFAR),
+    "spikformer": Net("Spikformer-4-384, 3×32×32", from_zoo("spikformer-4-384"), samples={4: 16, 32: 4}, **_CIFAR),
     "recurrent": Net(
         "Dense recurrent, 700-256-20, events as in SHD",
         dense_recurrent,

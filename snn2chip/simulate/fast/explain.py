@@ -36,8 +36,9 @@ def _row(plan: Plan, node: Node) -> Row:
     if node.name in plan.maxima:
         return Row(node.name, node.layer.kind, "maximum", "it fires if any input of a window does", proved)
     if node.name in plan.fusion.populations:
-        why = f"with its synapses: spikes are looked up, five channels at a time: {plan.fusion.why[node.name]}"
-        return Row(node.name, node.layer.kind, "fused", why, proved)
+        return Row(node.name, node.layer.kind, "fused", f"with its synapses: {plan.fusion.why[node.name]}", proved)
+    if plan.absorbed.streamed.get(node.name) in plan.fusion.populations:
+        return Row(node.name, node.layer.kind, "looked up", "fused with its population", proved)
     if node.name in plan.without_kernel:
         return Row(node.name, node.layer.kind, "in its population", "its sums are never stored", proved)
     if node.name in plan.synapses:

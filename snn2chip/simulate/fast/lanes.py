@@ -61,7 +61,7 @@ class Lanes:
     @classmethod
     def full(cls, samples: int) -> int:
         """At most so many samples that no lane of a step is without one."""
-        few = max(few for few in _FEW if few <= samples)
+        few = max((few for few in _FEW if few <= samples), default=1)
         return samples // REGISTER * REGISTER if samples >= REGISTER else few
 
     def of_samples(self, values: Array) -> Array:

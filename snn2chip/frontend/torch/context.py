@@ -16,7 +16,7 @@ from snn2chip.frontend.torch.builder import Builder, as_array, joints
 from snn2chip.frontend.torch.elements import Elements, Pattern, Rows, Signal, rows
 from snn2chip.frontend.torch.opnames import MOVES, only_moves
 from snn2chip.frontend.torch.per_step import origin
-from snn2chip.frontend.torch.recorder import Call, Ref, drawn
+from snn2chip.frontend.torch.recording import Call, Ref, drawn
 from snn2chip.ir import layers as L
 
 Value = Tensor | None

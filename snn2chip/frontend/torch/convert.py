@@ -21,7 +21,7 @@ from snn2chip.frontend.torch.operations import translate
 from snn2chip.frontend.torch.opnames import only_moves
 from snn2chip.frontend.torch.populations import Populations, StepsDifferError
 from snn2chip.frontend.torch.readout import WHERE, How, read_out
-from snn2chip.frontend.torch.recorder import Call, Recording, Ref
+from snn2chip.frontend.torch.recording import Call, Recording, Ref
 from snn2chip.ir.graph import Edge, Graph, Node, Port, Source, in_order
 from snn2chip.ir.layers import Array, Input, Output, Readout
 

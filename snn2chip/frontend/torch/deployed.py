@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from snn2chip.errors import UsageError
 from snn2chip.frontend.torch.cells import library_of
+from snn2chip.frontend.torch.nests import all_of
 
 Select = int | str | Callable[[Any], Any] | None
 
@@ -68,7 +68,7 @@ class Deployed:
         out = _fields(out)
         if state_to_hand_back(self.model, out):
             out = out[0]
-        tensors = _tensors(out)
+        tensors = all_of(out, Tensor)
         if len(tensors) > 1:
             name = type(self.model).__name__
             self.chosen = f"{name} returns {len(tensors)} tensors: the first is deployed; output= selects another"
@@ -94,12 +94,8 @@ def state_to_hand_back(model: nn.Module, out: Any) -> tuple[Any, ...]:
     return (out[1],) if threaded else ()
 
 
-def _tensors(out: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
-
-
 def _first(out: Any) -> Any:
-    return next(iter(_tensors(out)), out)
+    return next(iter(all_of(out, Tensor)), out)
 
 
 def _shape_of(out: Any) -> str:

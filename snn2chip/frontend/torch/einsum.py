@@ -11,7 +11,7 @@ from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.context import Context, Value, place, weighted
 from snn2chip.frontend.torch.elementwise import scaled
 from snn2chip.frontend.torch.opnames import einsum_terms
-from snn2chip.frontend.torch.recorder import Call
+from snn2chip.frontend.torch.recording import Call
 from snn2chip.frontend.torch.reductions import reduced
 from snn2chip.ir import layers as L
 

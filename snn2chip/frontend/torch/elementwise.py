@@ -27,7 +27,7 @@ from snn2chip.frontend.torch.context import (
 from snn2chip.frontend.torch.elements import STATIC, Rows, Signal, TimesDifferError
 from snn2chip.frontend.torch.opnames import translated
 from snn2chip.frontend.torch.per_step import PER_STEP, NormsDifferError
-from snn2chip.frontend.torch.recorder import Call
+from snn2chip.frontend.torch.recording import Call
 from snn2chip.ir import layers as L
 from snn2chip.ir.layers import Array
 

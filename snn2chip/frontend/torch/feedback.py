@@ -13,14 +13,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.cells import Cell
 from snn2chip.frontend.torch.context import place
+from snn2chip.frontend.torch.nests import all_of, mapped
 from snn2chip.frontend.torch.places import places
-from snn2chip.frontend.torch.recorder import Call, Recording, Ref
+from snn2chip.frontend.torch.recording import Call, Recording, Ref
 
 _Site = tuple[Any, ...]
 _Position = tuple[_Site, int]
@@ -110,7 +110,7 @@ class _Steps:
         for call in self.calls:
             if id(call) not in self.at or not (call.kind == "neuron" or id(call) in self.feeding):
                 continue
-            leaves = pytree.tree_leaves((call.args, call.kwargs))
+            leaves = call.operands()
             own = list(_input(call)) if call.kind == "neuron" else leaves
             for i, leaf in enumerate(leaves):
                 if any(leaf is one for one in own):
@@ -132,7 +132,7 @@ class _Steps:
                     if added and completed is not None and torch.equal(_value(completed), _value(actual)):
                         where = self.calls.index(call)
                         self.calls[where:where] = added
-                        _put(call, position[1], completed)
+                        call.read({position[1]: completed})
                         self.feeding |= {id(c) for c in added}
 
     def _completed(self, whole: Ref, actual: Ref, step: int, last: int, added: list[Call]) -> Ref | None:
@@ -144,21 +144,21 @@ class _Steps:
             return actual
         if whole.call.kind != "op" or len(self.runs.get(_site(whole.call), ())) > last:
             return None
-        leaves, structure = pytree.tree_flatten((whole.call.args, whole.call.kwargs))
-        for i, leaf in enumerate(leaves):
+        others: dict[int, Ref] = {}
+        for i, leaf in enumerate(whole.call.operands()):
             if not isinstance(leaf, Ref) or self.step(leaf) is None:
                 continue
             if self.step(leaf) != last:
                 zeros = [torch.zeros_like(_value(leaf))]
-                leaves[i] = Ref(Call("const", "const", None, (), {}, zeros, leaf.call.module, leaf.call.source))
+                others[i] = Ref(Call("const", "const", None, (), {}, zeros, leaf.call.module, leaf.call.source))
             else:
                 before = self._completed(leaf, actual, step, last, added)
                 if before is None:
                     return None
-                leaves[i] = before
-        args, kwargs = pytree.tree_unflatten(leaves, structure)
-        values = _computed(whole.call, args, kwargs)
-        call = replace(whole.call, args=args, kwargs=kwargs, values=values, modified=False)
+                others[i] = before
+        call = replace(whole.call, modified=False)
+        call.read(others)
+        call.values = _computed(call)
         added.append(call)
         self.at[id(call)] = step
         return Ref(call, whole.out)
@@ -178,7 +178,7 @@ class _Steps:
                 continue
             call = self._late(found, lags)
             for step, (reader, _) in found.items():
-                _put(reader, i, Ref(call, step))
+                reader.read({i: Ref(call, step)})
             made.append(call)
         return made
 
@@ -218,12 +218,6 @@ def _input(call: Call) -> Iterator[Ref]:
     yield from [a for a in (*call.args, *call.kwargs.values()) if isinstance(a, Ref)][:1]
 
 
-def _put(call: Call, position: int, leaf: Ref) -> None:
-    leaves, structure = pytree.tree_flatten((call.args, call.kwargs))
-    leaves[position] = leaf
-    call.args, call.kwargs = pytree.tree_unflatten(leaves, structure)
-
-
 def _value(leaf: Any) -> Tensor:
     return leaf.call.values[leaf.out] if isinstance(leaf, Ref) else torch.as_tensor(leaf)
 
@@ -234,13 +228,9 @@ def _is_zero(leaf: Any) -> bool:
     return isinstance(leaf, (int, float)) and leaf == 0
 
 
-def _computed(call: Call, args: Any, kwargs: Any) -> list[Tensor]:
-    """What a recorded operation gives for other operands."""
-    args, kwargs = pytree.tree_map(
-        lambda leaf: _value(leaf).clone() if isinstance(leaf, Ref) else leaf,
-        (args, kwargs),
-        is_leaf=lambda leaf: isinstance(leaf, Ref),
-    )
+def _computed(call: Call) -> list[Tensor]:
+    """What an operation gives for its operands as they were recorded."""
+    args, kwargs = mapped((call.args, call.kwargs), Ref, lambda ref: _value(ref).clone())
     assert call.func is not None
     with torch.no_grad():
-        return [leaf for leaf in pytree.tree_leaves(call.func(*args, **kwargs)) if isinstance(leaf, Tensor)]
+        return all_of(call.func(*args, **kwargs), Tensor)

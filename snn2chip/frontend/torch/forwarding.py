@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
-from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from snn2chip.frontend.torch.nests import mapped
 from snn2chip.frontend.torch.opnames import MOVES
-from snn2chip.frontend.torch.recorder import Call, Recording, Ref, names
+from snn2chip.frontend.torch.recording import Call, Recording, Ref, names
 
 _PUT = names("stack cat concat concatenate vstack hstack __setitem__ copy_")
 _TAKE = names("__getitem__ select narrow unbind chunk split tensor_split split_with_sizes index_select")
@@ -30,12 +30,12 @@ def forwarded(recording: Recording) -> Recording:
     numbers = _Numbers(wanted)
     found: dict[tuple[Call, int], Ref] = {}
 
-    def led(leaf: Any) -> Any:
-        return found.get((leaf.call, leaf.out), leaf) if isinstance(leaf, Ref) else leaf
+    def led(ref: Ref) -> Ref:
+        return found.get((ref.call, ref.out), ref)
 
     calls = []
     for call in recording.calls:
-        call.args, call.kwargs = pytree.tree_map(led, (call.args, call.kwargs), is_leaf=lambda a: isinstance(a, Ref))
+        call.args, call.kwargs = mapped((call.args, call.kwargs), Ref, led)
         if call in wanted:
             numbers.move(call)
             if call.name in _TAKE:
@@ -44,8 +44,7 @@ def forwarded(recording: Recording) -> Recording:
                 if len(taken) == len(call.values):
                     continue
         calls.append(call)
-    output = pytree.tree_map(led, recording.output, is_leaf=lambda a: isinstance(a, Ref))
-    return Recording(calls, recording.input, output)
+    return Recording(calls, recording.input, mapped(recording.output, Ref, led))
 
 
 def _wanted(recording: Recording) -> set[Call]:
@@ -81,13 +80,11 @@ class _Numbers:
     def move(self, call: Call) -> None:
         """Do to the numbers what was done to the data."""
 
-        def numbered(leaf: Any) -> Any:
-            if not isinstance(leaf, Ref):
-                return leaf
-            value = leaf.call.values[leaf.out]
-            return self._of(leaf) if value.is_floating_point() else value
+        def numbered(ref: Ref) -> Tensor:
+            value = ref.call.values[ref.out]
+            return self._of(ref) if value.is_floating_point() else value
 
-        args, kwargs = pytree.tree_map(numbered, (call.args, call.kwargs), is_leaf=lambda leaf: isinstance(leaf, Ref))
+        args, kwargs = mapped((call.args, call.kwargs), Ref, numbered)
         written = {"__setitem__": 2, "copy_": 1}.get(call.name)
         if written is not None:
             args = (args[0].clone(), *args[1:])

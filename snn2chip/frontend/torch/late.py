@@ -11,7 +11,7 @@ from torch import Tensor
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.context import Context
 from snn2chip.frontend.torch.elements import Signal
-from snn2chip.frontend.torch.recorder import Call, Ref
+from snn2chip.frontend.torch.recording import Call, Ref
 from snn2chip.ir.graph import Edge
 from snn2chip.ir.layers import Neuron
 

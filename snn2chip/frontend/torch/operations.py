@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from snn2chip.errors import S2CError
@@ -30,8 +29,9 @@ from snn2chip.frontend.torch.context import (
 )
 from snn2chip.frontend.torch.einsum import einsum
 from snn2chip.frontend.torch.elements import CONSTANT
+from snn2chip.frontend.torch.nests import all_of, mapped
 from snn2chip.frontend.torch.opnames import CASTS, COMPARISONS, DROPOUTS, MOVES, translated
-from snn2chip.frontend.torch.recorder import Call, Ref
+from snn2chip.frontend.torch.recording import Call, Ref
 from snn2chip.ir import layers as L
 
 _BEFORE = "apply it outside the model: output= selects what comes before, also by module: output='path.of.module'"
@@ -126,30 +126,22 @@ def _move(context: Context, call: Call) -> list[Value]:
     # Which arguments hold data; a constant among them (zeros to write into) has no ids.
     written = {"__setitem__": 2, "copy_": 1}.get(call.name, 0)
 
-    def ids(leaf: Any) -> Any:
-        if not isinstance(leaf, Ref):
-            return leaf
-        value = context.value(leaf, call)
-        return value if leaf.call.depends_on_data else torch.full(value.shape, CONSTANT)
+    def ids(ref: Ref) -> Tensor:
+        value = context.value(ref, call)
+        return value if ref.call.depends_on_data else torch.full(value.shape, CONSTANT)
 
-    def plain(leaf: Any) -> Any:
-        if context.traced(leaf) and not call.name.endswith("_as"):
+    def plain(ref: Ref) -> Tensor:
+        if context.traced(ref) and not call.name.endswith("_as"):
             raise S2CError(
                 "elements are selected by computed indices",
                 where=place(call),
                 why="which elements they are depends on the data",
                 fix="select with fixed indices, or multiply with a mask",
             )
-        return context.value(leaf, call) if isinstance(leaf, Ref) else leaf
+        return context.value(ref, call)
 
-    args = [
-        pytree.tree_map(ids if i in (0, written) else plain, argument, is_leaf=lambda a: isinstance(a, Ref))
-        for i, argument in enumerate(call.args)
-    ]
-    kwargs = {
-        key: pytree.tree_map(ids if key in ("input", "tensors") else plain, value, is_leaf=lambda a: isinstance(a, Ref))
-        for key, value in call.kwargs.items()
-    }
+    args = [mapped(argument, Ref, ids if i in (0, written) else plain) for i, argument in enumerate(call.args)]
+    kwargs = {k: mapped(v, Ref, ids if k in ("input", "tensors") else plain) for k, v in call.kwargs.items()}
     if written:
         args[0] = args[0].clone()
         if not isinstance(args[written], Tensor):
@@ -158,9 +150,7 @@ def _move(context: Context, call: Call) -> list[Value]:
     if call.name == "interpolate":
         return [_enlarged(call, args, kwargs)]
     out = call.func(*args, **kwargs)
-    if call.name == "__setitem__":
-        return [args[0]]
-    return [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+    return [args[0]] if call.name == "__setitem__" else [*all_of(out, Tensor)]
 
 
 def _enlarged(call: Call, args: list[Any], kwargs: dict[str, Any]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snn2chip.frontend.torch.recorder import Call, names
+from snn2chip.frontend.torch.recording import Call, names
 
 CASTS = names(
     "float to type type_as contiguous clone detach cpu data get_data requires_grad_ double half bfloat16 bool int long "

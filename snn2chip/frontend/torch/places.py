@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch.utils._pytree as pytree
-
 from snn2chip.frontend.torch.cells import Cell
-from snn2chip.frontend.torch.recorder import Call, Recording, Ref
+from snn2chip.frontend.torch.nests import all_of
+from snn2chip.frontend.torch.recording import Call, Recording, Ref
 
 
 def handed_states(call: Call, cell: Cell) -> list[tuple[Ref, Any]]:
     """The states a neuron is called with."""
     tuples = [v for k, v in call.kwargs.items() if k not in cell.keywords and not isinstance(v, Ref)]
-    flat = [leaf for leaf in pytree.tree_leaves((call.args[1:], tuples)) if isinstance(leaf, Ref)]
+    flat = all_of((call.args[1:], tuples), Ref)
     named = [(v, cell.keywords[k]) for k, v in call.kwargs.items() if k in cell.keywords and isinstance(v, Ref)]
     return [*zip(flat, cell.states, strict=False), *named]
 

@@ -17,7 +17,7 @@ from snn2chip.frontend.torch.context import Context, refuse_random
 from snn2chip.frontend.torch.elements import CONSTANT, STATIC, Rows, Signal
 from snn2chip.frontend.torch.per_step import PER_STEP, NormsDifferError, joined, origin
 from snn2chip.frontend.torch.places import handed_states, places
-from snn2chip.frontend.torch.recorder import Call, Recording, Ref
+from snn2chip.frontend.torch.recording import Call, Recording, Ref
 from snn2chip.ir.graph import Source
 from snn2chip.ir.layers import Delay, Gather, Neuron
 from snn2chip.neurons.base import FloatNeuron

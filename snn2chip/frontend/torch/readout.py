@@ -14,7 +14,7 @@ from torch import Tensor
 from snn2chip.errors import S2CError, UsageError
 from snn2chip.frontend.torch.context import Context, combined
 from snn2chip.frontend.torch.elements import STATIC, Rows, Signal
-from snn2chip.frontend.torch.recorder import Call, Ref
+from snn2chip.frontend.torch.recording import Call, Ref
 from snn2chip.ir.graph import Source
 from snn2chip.ir.layers import Array, Scale
 

@@ -2,8 +2,7 @@
 
 Nothing is symbolic: real tensors flow through the user's code, so Python loops, resets, shape tests and containers need
 no support of their own. A ``TorchFunctionMode`` sees the operations; ``nn.Module.__call__`` is replaced while
-recording, to
-know which module is running and to keep neurons whole.
+recording, to know which module is running and to keep neurons whole.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -21,14 +19,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from snn2chip.errors import S2CError
+from snn2chip.frontend.torch.nests import all_of, mapped
 from snn2chip.frontend.torch.opaque import Opaque, OpaqueNumber
+from snn2chip.frontend.torch.recording import Call, Recording, Ref, names
 from snn2chip.ir.graph import Source
-
-
-def names(text: str) -> frozenset[str]:
-    """A set of operation names, given as one text."""
-    return frozenset(text.split())
-
 
 # Reading data into Python: what follows could depend on it, and a graph recorded once would be wrong for other data.
 _READS_DATA = names("__bool__ __int__ __float__ __index__ __complex__ __array__ is_nonzero equal allclose __contains__")
@@ -42,72 +36,6 @@ RANDOM = names(
 )
 _OWN = __name__.rsplit(".", 1)[0]
 _LIBRARIES = ("torch", "spikingjelly", "snntorch", "norse", "sinabs")
-
-
-@dataclass(frozen=True)
-class Ref:
-    """The ``out``-th tensor of a call."""
-
-    call: Call
-    out: int = 0
-
-
-@dataclass(eq=False)
-class Call:
-    """One operation, neuron call, constant or input, as it was recorded.
-
-    Args:
-        kind: "input", "const", "op" or "neuron".
-        name: the operation's name without decoration ("conv2d", "add"); a neuron's class name.
-        args, kwargs: as called, tensors replaced by :class:`Ref`.
-        values: the tensors it returned (of a neuron: copies).
-        module: path of the innermost module that was running.
-        site: where in the program it was called: one key per line of user code on the stack.
-        index: for a neuron, which call of this module it is, from 0.
-        ports: for a neuron, the name of each value: "0", "1", … as returned, "attr:v" for attributes it left.
-    """
-
-    kind: str
-    name: str
-    func: Callable[..., Any] | None
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    values: list[Tensor]
-    module: str
-    source: Source
-    site: tuple[Any, ...] = ()
-    index: int = 0
-    ports: tuple[str, ...] = ()
-    depends_on_data: bool = False
-    modified: bool = False
-
-    def refs(self) -> Iterator[Ref]:
-        """The tensors it read."""
-        for leaf in pytree.tree_leaves((self.args, self.kwargs)):
-            if isinstance(leaf, Ref):
-                yield leaf
-
-
-def drawn(ref: Ref) -> Call | None:
-    """The random draw a constant was made from, if it was."""
-    pending, seen = [ref.call], set()
-    while pending:
-        call = pending.pop()
-        if call.name == "random":
-            return call
-        if id(call) not in seen and not call.depends_on_data:
-            seen.add(id(call))
-            pending += [before.call for before in call.refs()]
-    return None
-
-
-@dataclass
-class Recording:
-    """What one forward pass did, in order; ``output`` is what the model returned, tensors replaced by :class:`Ref`."""
-
-    calls: list[Call]
-    input: Call
-    output: Any
 
 
 def record(model: nn.Module, run: Callable[[nn.Module, Any], Any], x: Tensor, neurons: Mapping[str, Any]) -> Recording:
@@ -127,7 +55,7 @@ def record(model: nn.Module, run: Callable[[nn.Module, Any], Any], x: Tensor, ne
         except S2CError as error:
             # What fails in the user's code only while it is recorded does so for want of a value that was handed out.
             raise recorder.handed_out[-1] if recorder.handed_out and error.__cause__ else error from None
-    structure = pytree.tree_map(lambda leaf: recorder.ref(leaf) if isinstance(leaf, Tensor) else leaf, output)
+    structure = mapped(output, Tensor, recorder.ref)
     return Recording(recorder.calls, recorder.calls[0], structure)
 
 
@@ -222,13 +150,12 @@ class _Recorder(TorchFunctionMode):
         if not tensors or raw in _LIKE or raw in RANDOM:
             out = func(*args, **kwargs)
             if raw in RANDOM:
-                for leaf in pytree.tree_leaves(out):
-                    if isinstance(leaf, Tensor):
-                        self.random[id(leaf)] = self._origin()[0]
-                        self.kept.append(leaf)
-                        self.bound.pop(id(leaf), None)
+                for tensor in all_of(out, Tensor):
+                    self.random[id(tensor)] = self._origin()[0]
+                    self.kept.append(tensor)
+                    self.bound.pop(id(tensor), None)
             return out
-        read = pytree.tree_map(lambda leaf: self.ref(leaf) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+        read = mapped((args, kwargs), Tensor, self.ref)
         depends = any(self.ref(tensor).call.depends_on_data for tensor in tensors)
         if (raw in _READS_DATA or raw in _HANDS_OUT_DATA) and depends:
             source, _ = self._origin()
@@ -246,10 +173,7 @@ class _Recorder(TorchFunctionMode):
         if in_place:
             self._protect(args[0])
         out = func(*args, **kwargs)
-        if raw == "__setitem__":
-            values = [args[0]]
-        else:
-            values = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+        values = [args[0]] if raw == "__setitem__" else all_of(out, Tensor)
         # A cast that finds nothing to do returns what it was given: nothing was computed.
         unchanged = not in_place and all(any(value is given for given in tensors) for value in values)
         if not values or unchanged:
@@ -287,9 +211,9 @@ class _Recorder(TorchFunctionMode):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        read = pytree.tree_map(lambda leaf: self.ref(leaf) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+        read = mapped((args, kwargs), Tensor, self.ref)
         out = original(module, *args, **kwargs)
-        returned = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+        returned = all_of(out, Tensor)
         seen = {id(tensor) for tensor in returned}
         left = {name: t for name, t in tensor_attributes(module).items() if id(t) not in seen and t.ndim > 0}
         source, site = self._origin()

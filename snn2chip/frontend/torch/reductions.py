@@ -11,7 +11,7 @@ from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.builder import joints
 from snn2chip.frontend.torch.context import Context, Rule, Value, arguments, place
 from snn2chip.frontend.torch.elements import Pattern, partly_constant, rows
-from snn2chip.frontend.torch.recorder import Call
+from snn2chip.frontend.torch.recording import Call
 from snn2chip.ir import layers as L
 
 _POOLS: dict[str, type[L.Pool]] = {"mean": L.AvgPool, "sum": L.SumPool, "max": L.MaxPool}

@@ -16,7 +16,8 @@ from snn2chip.frontend.torch.deployed import state_to_hand_back
 from snn2chip.frontend.torch.forwarding import forwarded
 from snn2chip.frontend.torch.job import Job, Run
 from snn2chip.frontend.torch.layout import Layout
-from snn2chip.frontend.torch.recorder import Recording, record
+from snn2chip.frontend.torch.recorder import record
+from snn2chip.frontend.torch.recording import Recording
 from snn2chip.frontend.torch.sites import told_apart
 from snn2chip.frontend.torch.state import reset
 

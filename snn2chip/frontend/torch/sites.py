@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from snn2chip.frontend.torch.recorder import Call, Recording, names
+from snn2chip.frontend.torch.recording import Call, Recording, names
 
 _Feeders = frozenset[Any]
 _WEIGHTED = names(

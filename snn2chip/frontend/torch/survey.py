@@ -17,6 +17,7 @@ from snn2chip.frontend.torch.adapters import ADAPTERS
 from snn2chip.frontend.torch.cells import Cell, registered
 from snn2chip.frontend.torch.doubts import Doubt
 from snn2chip.frontend.torch.identify import Probe, identify, identify_integrator
+from snn2chip.frontend.torch.nests import all_of
 from snn2chip.frontend.torch.recorder import calls_through, tensor_attributes
 
 _LAYERS: tuple[type[nn.Module], ...] = (
@@ -157,7 +158,7 @@ def _eligible(module: nn.Module, path: str) -> bool:
 
 def _note(entry: _Seen, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
     entry.calls += 1
-    x, returned = args[0], [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+    x, returned = args[0], all_of(out, Tensor)
     given = [entry.chains[id(leaf)][1] for leaf in pytree.tree_leaves((args[1:], kwargs)) if id(leaf) in entry.chains]
     # The tensors are held, so that no other can take their ids.
     entry.chains.update({id(leaf): (leaf, max(given, default=0) + 1) for leaf in returned})

@@ -21,7 +21,7 @@ from snn2chip.frontend.torch.look import look
 from snn2chip.frontend.torch.per_step import NormsDifferError
 from snn2chip.frontend.torch.plain import extract
 from snn2chip.frontend.torch.readout import How
-from snn2chip.frontend.torch.recorder import Recording, Ref
+from snn2chip.frontend.torch.recording import Recording, Ref
 from snn2chip.frontend.torch.running import RunError, recorded
 from snn2chip.frontend.torch.state import preserved
 from snn2chip.ir.graph import Graph

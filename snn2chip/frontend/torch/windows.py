@@ -14,7 +14,7 @@ from torch import Tensor
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.context import Context, Rule, Value, affine, arguments, parameter, place, weighted
 from snn2chip.frontend.torch.elements import Rows
-from snn2chip.frontend.torch.recorder import Call, Ref
+from snn2chip.frontend.torch.recording import Call, Ref
 from snn2chip.ir import layers as L
 
 # Kernel, stride and padding, one number per axis.

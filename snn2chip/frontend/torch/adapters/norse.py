@@ -35,13 +35,16 @@ def _rate(n: Any, inverse_tau: Any) -> torch.Tensor:
     return torch.as_tensor(n.dt * inverse_tau)
 
 
+def _leak(n: Any, p: Any) -> dict[str, Any]:
+    """A membrane that starts where it leaks to."""
+    rest = array(p.v_leak)
+    return {"decay": array(_rate(n, p.tau_mem_inv)), "decay_form": "rate", "v_rest": rest, "v_start": rest}
+
+
 def _lif(n: Any, p: Any, name: str) -> LIF:
     return LIF(
         v_threshold=array(p.v_th),
-        decay=array(_rate(n, p.tau_mem_inv)),
-        decay_form="rate",
-        v_rest=array(p.v_leak),
-        v_start=array(p.v_leak),
+        **_leak(n, p),
         current_decay=array(1 - _rate(n, p.tau_syn_inv)),
         fire=_fire(p, name),
         reset="hard",
@@ -59,10 +62,7 @@ def _lif_box(n: Any, p: Any, name: str) -> LIF:
         )
     return LIF(
         v_threshold=array(p.v_th),
-        decay=array(_rate(n, p.tau_mem_inv)),
-        decay_form="rate",
-        v_rest=array(p.v_leak),
-        v_start=array(p.v_leak),
+        **_leak(n, p),
         fire=_fire(p, name),
         reset=resets[method],
         v_reset=array(p.v_reset),
@@ -77,10 +77,7 @@ def _iaf(n: Any, p: Any, name: str) -> LIF:
 def _li(n: Any, p: Any, name: str) -> LIF:
     return LIF(
         v_threshold=np.asarray(np.inf),
-        decay=array(_rate(n, p.tau_mem_inv)),
-        decay_form="rate",
-        v_rest=array(p.v_leak),
-        v_start=array(p.v_leak),
+        **_leak(n, p),
         current_decay=array(1 - _rate(n, p.tau_syn_inv)) if hasattr(p, "tau_syn_inv") else None,
         reset="none",
     )

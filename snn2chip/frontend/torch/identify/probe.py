@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from snn2chip.errors import S2CError
+from snn2chip.frontend.torch.nests import all_of, mapped
 from snn2chip.frontend.torch.recorder import tensor_attributes
 
 LARGEST = 2.0**24
@@ -62,10 +62,10 @@ class Probe:
         if len(shape) < 4 or math.prod(small) * _WORTHWHILE > math.prod(shape):
             return None
 
-        def cut(x: Any) -> Any:
-            return x[..., :_CORNER, :_CORNER].clone() if isinstance(x, Tensor) and x.shape == shape else x
+        def cut(x: Tensor) -> Tensor:
+            return x[..., :_CORNER, :_CORNER].clone() if x.shape == shape else x
 
-        return replace(self, args=tuple(pytree.tree_map(cut, self.args)))
+        return replace(self, args=mapped(self.args, Tensor, cut))
 
     def zeros(self, steps: int) -> list[Tensor]:
         """So many steps without input."""
@@ -84,7 +84,7 @@ class Probe:
         """One call for all steps; a module that takes one number of steps gets zeros behind the input."""
         xs = [*xs, *self.zeros((self.only_steps or 0) - len(xs))]
         whole = torch.stack(xs, self.time_axis or 0)
-        first = tensors(_run(copy.deepcopy(self.module), whole, *self.args[1:]))[0]
+        first = all_of(_run(copy.deepcopy(self.module), whole, *self.args[1:]), Tensor)[0]
         if first.shape != whole.shape:
             raise ValueError(f"{len(xs)} steps gave an output of shape {tuple(first.shape)}")
         return list(first.unbind(self.time_axis or 0))
@@ -93,10 +93,10 @@ class Probe:
         module = copy.deepcopy(self.module)
         outputs: list[Tensor] = []
         shown: list[Shown] = []
-        states = pytree.tree_map(lambda s: s[:1].clone() if isinstance(s, Tensor) and s.ndim else s, self.args[1:])
+        states = mapped(self.args[1:], Tensor, lambda s: s[:1].clone() if s.ndim else s)
         for x in xs:
             out = _run(module, x, *states)
-            found = tensors(out)
+            found = all_of(out, Tensor)
             outputs.append(found[0].clone())
             left = {f"attr:{k}": v for k, v in tensor_attributes(module).items()}
             here = {**{str(i): v for i, v in enumerate(found) if i}, **left}
@@ -112,7 +112,7 @@ class Probe:
         module = copy.deepcopy(self.module)
         x = torch.stack([*xs, *self.zeros((self.only_steps or 0) - len(xs))], self.time_axis)
         with torch.no_grad():
-            first, second = (tensors(_run(module, x))[0].clone() for _ in range(2))
+            first, second = (all_of(_run(module, x), Tensor)[0].clone() for _ in range(2))
         return not torch.equal(first, second)
 
 
@@ -125,11 +125,6 @@ def _run(module: nn.Module, *args: Any) -> Any:
         return module(*args)
     except Exception as error:
         raise ModuleError(f"{type(error).__name__}: {error}") from error
-
-
-def tensors(out: Any) -> list[Tensor]:
-    """The tensors a module returned, in order."""
-    return [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
 
 
 def _handed_back(out: Any, count: int) -> tuple[Any, ...]:
@@ -177,7 +172,7 @@ def _time_axis(probe: Probe) -> int | None:
 
     def outputs(x: Tensor) -> Tensor:
         with torch.no_grad():
-            return tensors(copy.deepcopy(probe.module)(x))[0]
+            return all_of(copy.deepcopy(probe.module)(x), Tensor)[0]
 
     for exponent in sorted(range(-10, 11), key=abs):
         x = torch.rand(shape, generator=generator) * 2.0**exponent

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.utils._pytree as pytree
 
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.context import place
+from snn2chip.frontend.torch.nests import mapped
 from snn2chip.frontend.torch.opnames import COMPARISONS, computes_across, translated
 from snn2chip.frontend.torch.plain.recurrences import Recurrence
 from snn2chip.frontend.torch.plain.region import Region, Site
-from snn2chip.frontend.torch.plain.rolled import Rolled, leaves
-from snn2chip.frontend.torch.recorder import Call, Ref, drawn
+from snn2chip.frontend.torch.plain.rolled import Rolled
+from snn2chip.frontend.torch.recording import Call, Ref, drawn
 from snn2chip.ir.graph import Source
 
 
@@ -119,7 +117,7 @@ def _at_every_step(rolled: Rolled, ref: Ref, last: list[Call]) -> list[Ref | Non
     if rolled.step.get(id(ref.call), steps - 1) < steps - 1:
         # It is a value of an earlier step: a current that moves the membrane one step late.
         reader = next(call for call in last if ref in call.refs())
-        place_of = leaves(reader).index(ref)
+        place_of = reader.operands().index(ref)
         readers = rolled.runs[rolled.site[id(reader)]]
         return [None if call is None else _operand(rolled, call, place_of) for call in readers]
     if len(ref.call.values) == steps and ref.out == steps - 1 > 0:
@@ -131,15 +129,13 @@ def _at_every_step(rolled: Rolled, ref: Ref, last: list[Call]) -> list[Ref | Non
 
 def _operand(rolled: Rolled, call: Call, place_of: int) -> Ref | None:
     """An operand; a constant becomes one of its own, as other states may start from the same zeros."""
-    operands, structure = pytree.tree_flatten((call.args, call.kwargs))
-    leaf = operands[place_of]
+    leaf = call.operands()[place_of]
     if not isinstance(leaf, Ref) or leaf.call.depends_on_data:
         return leaf if isinstance(leaf, Ref) else None
     made = Call("const", "const", None, (), {}, [leaf.call.values[leaf.out]], leaf.call.module, leaf.call.source)
     # In front of every step: the neuron is called where its input is there.
     rolled.start_with(made)
-    operands[place_of] = Ref(made)
-    call.args, call.kwargs = pytree.tree_unflatten(operands, structure)
+    call.read({place_of: Ref(made)})
     return Ref(made)
 
 
@@ -193,8 +189,8 @@ def replace(rolled: Rolled, region: Region, name: str) -> dict[tuple[int, int], 
         after.setdefault(id(entry.call), []).append(neuron)
         moved.update({(id(call), out): Ref(neuron, i) for i, (call, out) in enumerate(found)})
 
-    def rebind(leaf: Any) -> Any:
-        return moved.get((id(leaf.call), leaf.out), leaf) if isinstance(leaf, Ref) else leaf
+    def now(ref: Ref) -> Ref:
+        return moved.get((id(ref.call), ref.out), ref)
 
     own = {id(c) for run in region.runs for c in run}
     calls: list[Call] = []
@@ -202,8 +198,8 @@ def replace(rolled: Rolled, region: Region, name: str) -> dict[tuple[int, int], 
         calls += [] if id(call) in own else [call]
         calls += after.get(id(call), [])
     for call in calls:
-        call.args, call.kwargs = pytree.tree_map(rebind, (call.args, call.kwargs), is_leaf=lambda a: isinstance(a, Ref))
+        call.args, call.kwargs = mapped((call.args, call.kwargs), Ref, now)
         call.depends_on_data |= any(ref.call.depends_on_data for ref in call.refs())
     rolled.calls = calls
-    rolled.output = pytree.tree_map(rebind, rolled.output, is_leaf=lambda a: isinstance(a, Ref))
+    rolled.output = mapped(rolled.output, Ref, now)
     return moved

@@ -15,7 +15,7 @@ from snn2chip.frontend.torch.plain.first_step import begin
 from snn2chip.frontend.torch.plain.recurrences import cycles_of, recurrences
 from snn2chip.frontend.torch.plain.region import Region, StepModule
 from snn2chip.frontend.torch.plain.rolled import Rolled
-from snn2chip.frontend.torch.recorder import Recording
+from snn2chip.frontend.torch.recording import Recording
 
 
 def thresholds(recording: Recording) -> dict[str, int]:

@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import torch
-import torch.utils._pytree as pytree
 
 from snn2chip.frontend.torch.plain.region import Site
-from snn2chip.frontend.torch.plain.rolled import Rolled, leaves
-from snn2chip.frontend.torch.recorder import Call, Ref
+from snn2chip.frontend.torch.plain.rolled import Rolled
+from snn2chip.frontend.torch.recording import Call, Ref
 
 
 def begin(rolled: Rolled, site: Site) -> None:
@@ -24,12 +23,8 @@ def begin(rolled: Rolled, site: Site) -> None:
     made = Call("op", "clone", torch.clone, (stand_in,), {}, value, source.module, later[-1].source, ("first", *site))
     made.depends_on_data = True
     for reader in rolled.readers[id(source)]:
-        operands, structure = pytree.tree_flatten((reader.args, reader.kwargs))
-        operands = [
-            Ref(made) if leaf == stand_in and not _reads_later(rolled, reader, i, stand_in) else leaf
-            for i, leaf in enumerate(operands)
-        ]
-        reader.args, reader.kwargs = pytree.tree_unflatten(operands, structure)
+        reads = [i for i, leaf in enumerate(reader.operands()) if leaf == stand_in]
+        reader.read({i: Ref(made) for i in reads if not _reads_later(rolled, reader, i, stand_in)})
     rolled.calls.insert(rolled.calls.index(source) + 1, made)
     rolled.runs[site][0], rolled.site[id(made)], rolled.step[id(made)] = made, site, 0
     rolled.find_readers()
@@ -41,7 +36,7 @@ def _stand_in(rolled: Rolled, later: list[Call]) -> Ref | None:
         for reader in rolled.readers.get(id(call), []):
             runs = rolled.runs.get(rolled.site.get(id(reader), ()), [])
             at = runs[lag] if runs and runs[-1] is reader else None
-            read, wanted = [] if at is None else leaves(at), leaves(reader)
+            read, wanted = [] if at is None else at.operands(), reader.operands()
             leaf = read[wanted.index(Ref(call))] if len(read) == len(wanted) and Ref(call) in wanted else None
             if isinstance(leaf, Ref) and leaf.call.depends_on_data and leaf.call not in later:
                 return leaf
@@ -51,7 +46,7 @@ def _stand_in(rolled: Rolled, later: list[Call]) -> Ref | None:
 def _reads_later(rolled: Rolled, reader: Call, place_of: int, first: Ref) -> bool:
     """Whether another step reads the same value there, or that of its own step: then the first does, too."""
     runs = rolled.runs.get(rolled.site.get(id(reader), ()), [])
-    others = [leaves(c)[place_of] for c in runs if c is not None and c is not reader] or leaves(reader)
+    others = [c.operands()[place_of] for c in runs if c is not None and c is not reader] or reader.operands()
     site = rolled.site.get(id(first.call))
     same = [r for r in others if isinstance(r, Ref) and (r == first or rolled.site.get(id(r.call)) == site is not None)]
     return len(same) > (not runs)

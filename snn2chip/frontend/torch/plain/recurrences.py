@@ -8,7 +8,7 @@ from typing import NamedTuple
 from snn2chip.frontend.torch.opnames import COMPARISONS, computes_across, translated
 from snn2chip.frontend.torch.plain.region import Site
 from snn2chip.frontend.torch.plain.rolled import Rolled
-from snn2chip.frontend.torch.recorder import Call
+from snn2chip.frontend.torch.recording import Call
 from snn2chip.ir.cycles import components
 
 Cycles = Mapping[Site, frozenset[Site]]

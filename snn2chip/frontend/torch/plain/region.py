@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from snn2chip.errors import S2CError
 from snn2chip.frontend.torch.context import place
-from snn2chip.frontend.torch.recorder import Call, Ref
+from snn2chip.frontend.torch.nests import all_of, mapped
+from snn2chip.frontend.torch.recording import Call, Ref
 from snn2chip.ir.graph import Source
 
 Site = tuple[Any, ...]
@@ -81,28 +81,26 @@ class StepModule(nn.Module):
         now: dict[tuple[Site, int], Tensor] = {}
         batch = region.entry(0).shape[0]
 
-        def value(leaf: Any) -> Any:
-            if not isinstance(leaf, Ref):
-                return leaf
-            site = region.sites.get(id(leaf.call))
+        def value(ref: Ref) -> Tensor:
+            site = region.sites.get(id(ref.call))
             if site is not None:
-                known = now if id(leaf.call) in own else self.state
-                if (site, leaf.out) not in known:
-                    raise S2CError("an operation of it is left out in the first step", why=place(leaf.call))
-                return known[site, leaf.out].clone()
-            if leaf in parts:
-                return x if leaf == parts[0] else torch.zeros_like(x)
-            if leaf.call.depends_on_data:
-                raise S2CError("its first step begins with another value", why=place(leaf.call))
-            constant = leaf.call.values[leaf.out]
+                known = now if id(ref.call) in own else self.state
+                if (site, ref.out) not in known:
+                    raise S2CError("an operation of it is left out in the first step", why=place(ref.call))
+                return known[site, ref.out].clone()
+            if ref in parts:
+                return x if ref == parts[0] else torch.zeros_like(x)
+            if ref.call.depends_on_data:
+                raise S2CError("its first step begins with another value", why=place(ref.call))
+            constant = ref.call.values[ref.out]
             whole = constant.ndim == x.ndim and constant.shape[0] == batch != x.shape[0]
             return (constant[: x.shape[0]] if whole else constant).clone()
 
         for call in calls:
-            args, kwargs = pytree.tree_map(value, (call.args, call.kwargs), is_leaf=lambda a: isinstance(a, Ref))
+            args, kwargs = mapped((call.args, call.kwargs), Ref, value)
             assert call.func is not None
             out = call.func(*args, **kwargs)
-            for i, tensor in enumerate(leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)):
+            for i, tensor in enumerate(all_of(out, Tensor)):
                 now[region.sites[id(call)], i] = tensor
         self.step += 1
         self.state = now

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch.utils._pytree as pytree
-
+from snn2chip.frontend.torch.nests import all_of
 from snn2chip.frontend.torch.plain.region import Site
-from snn2chip.frontend.torch.recorder import Call, Recording, Ref
+from snn2chip.frontend.torch.recording import Call, Recording, Ref
 
 
 class Rolled:
@@ -52,12 +49,7 @@ class Rolled:
 
     def returned(self) -> list[Ref]:
         """What the model returns."""
-        return _refs(self.output)
-
-
-def leaves(call: Call) -> list[Any]:
-    """The operands of a call, one after another."""
-    return pytree.tree_leaves((call.args, call.kwargs))
+        return all_of(self.output, Ref)
 
 
 def _used(recording: Recording) -> list[Call]:
@@ -65,7 +57,10 @@ def _used(recording: Recording) -> list[Call]:
     alike: dict[Site, list[Call]] = {}
     for call in recording.calls:
         alike.setdefault((call.name, *call.site), []).append(call)
-    pending = [*(ref.call for ref in _refs(recording.output)), *(c for c in recording.calls if c.kind == "neuron")]
+    pending = [
+        *(ref.call for ref in all_of(recording.output, Ref)),
+        *(c for c in recording.calls if c.kind == "neuron"),
+    ]
     used = {id(recording.input)}
     while pending:
         call = pending.pop()
@@ -74,7 +69,3 @@ def _used(recording: Recording) -> list[Call]:
             pending += [ref.call for ref in call.refs()]
             pending += alike[(call.name, *call.site)] if call.site else ()
     return [call for call in recording.calls if id(call) in used]
-
-
-def _refs(tree: Any) -> list[Ref]:
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Ref)]

@@ -20,10 +20,11 @@ from snn2chip.simulate.fast.choice import milliseconds
 from snn2chip.simulate.fast.chunk import ChunkRun, Span
 from snn2chip.simulate.fast.codegen import DoesNotFitError
 from snn2chip.simulate.fast.components import Component
-from snn2chip.simulate.fast.fused import Fused, Fusion, Taps
+from snn2chip.simulate.fast.fused import Fused, Fusion
 from snn2chip.simulate.fast.lanes import REGISTER, Grid, Lanes
 from snn2chip.simulate.fast.plan import SAMPLES, Chunk, Plan
 from snn2chip.simulate.fast.sink import Sink
+from snn2chip.simulate.fast.taps import Taps
 from snn2chip.simulate.ranges import Range
 
 _SPIKES = Range(0, 1)
@@ -143,6 +144,8 @@ def _compared(fused: Plan, apart: Plan, name: str, chunk: Chunk) -> tuple[int, f
 
 
 def _random(shape: Shape, chunk: Chunk, rng: torch.Generator) -> torch.Tensor:
-    """Spikes [T, N, *shape], channels last in memory."""
+    """Spikes [T, N, *shape], channels last in memory; in one step of one sample everything fires."""
     size = (chunk.steps, chunk.samples, *shape[1:], shape[0])
-    return (torch.rand(size, generator=rng) < _RATE).to(torch.uint8).movedim(-1, 2)
+    spikes = (torch.rand(size, generator=rng) < _RATE).to(torch.uint8)
+    spikes[-1, -1] = 1
+    return spikes.movedim(-1, 2)

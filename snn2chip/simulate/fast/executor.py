@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 import numpy as np
 import torch
 
-from snn2chip.errors import S2CError
 from snn2chip.ir.layers import Array
+from snn2chip.simulate.data import no_sample
 from snn2chip.simulate.fast import linear
 from snn2chip.simulate.fast.chunk import ChunkRun
 from snn2chip.simulate.fast.plan import Plan, chunk_of
@@ -37,7 +37,7 @@ def execute(
     """
     n = len(samples)
     if n == 0:
-        raise S2CError("there is nothing to simulate", why="the data holds no sample")
+        raise no_sample()
     _keep_freed_memory()
     threads = torch.get_num_threads()
     chunk = chunk_of(plan, n, steps, batch_size, threads)

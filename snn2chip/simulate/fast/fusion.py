@@ -45,7 +45,7 @@ class Reading:
 
 def fuse(plan: Plan, samples: int, steps: int) -> Plan:
     """The plan with every population fused that gains by it, in runs of about that size."""
-    at_once = Lanes.full(min(samples, SAMPLES))
+    at_once = Lanes.filled(Lanes.full(min(samples, SAMPLES)), samples, steps)
     chunk = Chunk(at_once, min(steps, max(_STEPS, REGISTER // at_once)))
     if compiled.missing() or not Lanes(chunk.steps, chunk.samples).worthwhile:
         return plan

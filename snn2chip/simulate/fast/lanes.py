@@ -18,6 +18,8 @@ GAP = 32
 _FEW = (1, 2, 4, 8, 16)
 # The share of lanes in use below which sums are sooner multiplied than looked up.
 _LEAST_USED = 0.6
+# The share that is enough not to look for more samples.
+_FULL = 0.8
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,12 @@ class Lanes:
     def worthwhile(self) -> bool:
         """Whether enough of the lanes are in use."""
         return self.used >= _LEAST_USED
+
+    @classmethod
+    def filled(cls, samples: int, most: int, steps: int) -> int:
+        """So many samples, or twice or four times as many where these steps of them leave lanes empty."""
+        wider = (n for n in (samples, 2 * samples, 4 * samples) if n <= most and cls(steps, n).used >= _FULL)
+        return next(wider, samples)
 
     @classmethod
     def full(cls, samples: int) -> int:

@@ -37,8 +37,8 @@ CHUNK_BYTES = 8 << 20
 LANES_BYTES = 2 << 20
 # Samples that are better run side by side, and fewer steps at once, than the other way round.
 SAMPLES = 8
-# Steps that are not cut, and the share of lanes in use for which more samples are taken.
-_FEW_STEPS, _FULL = 8, 0.8
+# Steps that are not cut.
+_FEW_STEPS = 8
 # Bytes of the sums that are computed and read at once on the way into a population: they stay in a second-level cache,
 # and are enough to repay the calls.
 PIECE_BYTES = 1 << 20
@@ -341,8 +341,7 @@ def _in_lanes(plan: Plan, most: int, steps: int) -> Chunk:
     room = max(1, LANES_BYTES // max(1, _largest(plan, plan.fused_bytes, steps)))
     samples = Lanes.full(min(most, max(SAMPLES, room // steps)))
     if steps <= _FEW_STEPS:
-        wider = (n for n in (samples, 2 * samples, 4 * samples) if n <= most and Lanes(steps, n).used >= _FULL)
-        return Chunk(next(wider, samples), steps)
+        return Chunk(Lanes.filled(samples, most, steps), steps)
     whole = max(1, REGISTER // Lanes(1, samples).batch)
     return Chunk(samples, min(steps, max(1, room // samples // whole) * whole))
 

@@ -22,10 +22,14 @@ from snn2chip.simulate.readout import read_out
 
 
 class ChunkRun:
-    """Some samples through the whole network, span of steps by span of steps, states and histories carried."""
+    """Some samples through the whole network, span of steps by span of steps, states and histories carried.
 
-    def __init__(self, plan: Plan, sink: Sink, start: int, n: int, steps: int, chunk: Chunk) -> None:
+    ``threads``: that share a fused population.
+    """
+
+    def __init__(self, plan: Plan, sink: Sink, start: int, n: int, steps: int, chunk: Chunk, threads: int = 1) -> None:
         self.plan, self.sink, self.start, self.n, self.steps, self.chunk = plan, sink, start, n, steps, chunk
+        self.threads = threads
         whole = [c for c in plan.components if not c.stepped] if chunk.steps >= steps else []
         at_once = {node.name for component in whole for node in component.nodes}
         lanes, fused = Lanes(chunk.steps, n), plan.fused_in(Chunk(n, chunk.steps))
@@ -224,7 +228,7 @@ class Span:
         if node.name in self.chunk.fused:
             sources = [self._words((source, "out")) for source in self.plan.fusion.reads[node.name]]
             fused, states = self.plan.fusion.populations[node.name], self.chunk.fused[node.name]
-            return self._as_words(node, fused.run(sources, self.lanes, states, self.t == 0))
+            return self._as_words(node, fused.run(sources, self.lanes, states, self.t == 0, self.chunk.threads))
         population, layout = self.plan.populations[node.name], self.plan.populations[node.name].layout
         steps, n, key = hi - lo, self.chunk.n, (node.name, "out")
         past = None

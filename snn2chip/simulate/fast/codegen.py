@@ -146,9 +146,10 @@ def fused_source(step: Step, ranges: Ranges) -> Source:
     """The kernel of a population that looks up its sums, for ``fused.py``; parameters are one for each channel.
 
     ``kernel(first, carried, lanes, batch, steps, parts, places, starts, distances, weights, tables, offsets, sums,
-    total, spikes, words, row, to, band, <live states>, <starts>, <params>)``: ``total`` and ``spikes`` have room for
-    ``band`` places, live states are [channels, places·batch] where they are ``carried`` to later steps, else scratch
-    [1, BLOCK]; starts and parameters are [channels]. Of the rest ``fused.py`` tells.
+    total, spikes, words, row, to, begin, stop, band, <live states>, <starts>, <params>)`` for the places from ``begin``
+    to ``stop``. ``total`` and ``spikes`` have room for ``band`` places; live states are [channels, places·batch] where
+    they are ``carried`` to later steps, else scratch [1, BLOCK]; starts and parameters are [channels]. Of the rest
+    ``fused.py`` tells.
 
     Raises:
         DoesNotFitError: 32 bits are not proved to suffice.
@@ -165,11 +166,11 @@ def fused_source(step: Step, ranges: Ranges) -> Source:
         "",
         "",
         "def kernel(first, carried, lanes, batch, steps, parts, places, starts, distances, weights, tables, offsets,",
-        f"           {', '.join(['sums, total, spikes, words, row, to, band', *args])}):",
+        f"           {', '.join(['sums, total, spikes, words, row, to, begin, stop, band', *args])}):",
         "    channels = parts[0, 3]",
         "    planes = lanes // batch",
-        "    for lo in range(0, len(to), band):",
-        "        count = min(band, len(to) - lo)",
+        "    for lo in range(begin, stop, band):",
+        "        count = min(band, stop - lo)",
         "        size = count * batch",
         "        step = size + GAP",
         "        for block in range(starts.shape[1] - 1):",

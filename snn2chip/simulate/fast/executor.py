@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -46,10 +47,10 @@ def execute(
 
     def run(start: int) -> int:
         part = samples[start : start + chunk.samples]
-        ChunkRun(plan, sink, start, len(part), steps, chunk).run(part)
+        ChunkRun(plan, sink, start, len(part), steps, chunk, threads if len(starts) == 1 else 1).run(part)
         return len(part)
 
-    with linear.exact_floats():
+    with linear.exact_floats(), linear.one_thread() if plan.fused_in(chunk) else contextlib.nullcontext():
         in_turn = len(starts) == 1 or threads == 1
         done = 0
         for finished in map(run, starts) if in_turn else _in_threads(run, starts, min(threads, len(starts))):

@@ -7,6 +7,8 @@ returns to Python until the population is done.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +19,7 @@ from snn2chip.simulate.fast import compiled
 from snn2chip.simulate.fast.codegen import BLOCK, DoesNotFitError, Source, fused_source
 from snn2chip.simulate.fast.lanes import GAP, OUTPUTS, REGISTER, Grid, Lanes
 from snn2chip.simulate.fast.population import Population
+from snn2chip.simulate.fast.side_by_side import side_by_side
 from snn2chip.simulate.fast.taps import Taps
 from snn2chip.simulate.fast.words import Words, registers
 from snn2chip.simulate.ranges import Range
@@ -32,6 +35,10 @@ class States:
 
     arrays: list[Array]
     carried: bool
+
+    def of_a_thread(self) -> States:
+        """The same states where they are carried; else room of the thread's own."""
+        return self if self.carried else States([np.empty_like(array) for array in self.arrays], False)
 
 
 class Fused:
@@ -67,8 +74,8 @@ class Fused:
         self._source: Source = fused_source(*population.proved)
         self._scalars = [_first(p).astype(np.int32).ravel() for p in population.constants()]
         lanes = Lanes(1, 1)
-        empty = self._arguments([], Words.room(grid, lanes), lanes, self.start(lanes, True), True)
-        self._compiled = compiled.from_source(self._source.text, *empty)
+        nothing = self._arguments([], Words.room(grid, lanes), lanes, self.start(lanes, carried=True), True, 0, 0)
+        self._compiled = compiled.from_source(self._source.text, *nothing)
 
     def start(self, lanes: Lanes, carried: bool) -> States:
         """For the samples of some lanes."""
@@ -85,27 +92,38 @@ class Fused:
         _, room = self._room(lanes)
         return self._longest * (2 * OUTPUTS * REGISTER + 8) + room * (OUTPUTS * (2 + 4) + 2)
 
-    def run(self, sources: Sequence[Words], lanes: Lanes, states: States, first: bool) -> Words:
-        """The spikes of some steps; ``states`` change in place. ``first``: whether these are the samples' first."""
+    def run(self, sources: Sequence[Words], lanes: Lanes, states: States, first: bool, threads: int = 1) -> Words:
+        """The spikes of some steps.
+
+        Args:
+            sources: what is read. lanes: of all words.
+            states: of :meth:`start`, changed in place.
+            first: whether these are the first steps of the samples.
+            threads: that share the places.
+        """
         found = Words.room(self._grid, lanes)
-        self._compiled(*self._arguments(sources, found, lanes, states, first))
+        bounds = np.linspace(0, len(self._grid.inner), threads + 1).astype(int).tolist()
+        shares = [
+            self._arguments(sources, found, lanes, states.of_a_thread(), first, begin, stop)
+            for begin, stop in itertools.pairwise(bounds)
+        ]
+        side_by_side([functools.partial(self._compiled, *arguments) for arguments in shares])
         return found
 
     def _arguments(
-        self, sources: Sequence[Words], found: Words, lanes: Lanes, states: States, first: bool
+        self, sources: Sequence[Words], found: Words, lanes: Lanes, states: States, first: bool, begin: int, stop: int
     ) -> list[object]:
-        channels = self._grid.shape[0]
         band, room = self._room(lanes)
-        at = [sources[i].bits.ctypes.data for i in self._sources] if sources else []
-        table = zip(at, self._rows, self._factors, [channels] * len(at), strict=False)
-        parts = np.array(list(table), np.int64).reshape(-1, 4)
+        at = [sources[i].bits.ctypes.data for i in self._sources] if sources else self._sources
+        channels = itertools.repeat(self._grid.shape[0], len(at))
+        parts = np.array(list(zip(at, self._rows, self._factors, channels, strict=True)), np.int64)
         tables, offsets = registers(OUTPUTS * self._longest * REGISTER), np.empty(self._longest, np.int64)
         sums, total = registers(OUTPUTS * room).view(np.int16), np.empty(OUTPUTS * room, np.int32)
         when = (first, states.carried, lanes.total, lanes.batch, lanes.steps)
         synapses = (parts, self._places, self._starts, self._distances, self._weights)
         scratch = (tables.view(np.int16), offsets, sums, total, registers(room))
-        to = (found.bits.ctypes.data, self._grid.row, self._grid.inner if sources else self._grid.inner[:0])
-        return [*when, *synapses, *scratch, *to, band, *states.arrays, *self._scalars]
+        to = (found.bits.ctypes.data, self._grid.row, self._grid.inner, begin, stop, band)
+        return [*when, *synapses, *scratch, *to, *states.arrays, *self._scalars]
 
 
 @dataclass(frozen=True)

@@ -312,9 +312,11 @@ def chunk_of(plan: Plan, samples: int, steps: int, limit: int | None = None, wor
     """How much is computed at once where ``workers`` threads share the samples, and at most ``limit`` are wanted."""
     most = min(samples, limit or samples)
     if plan.fusion.populations:
-        chunk = _in_lanes(plan, most, steps)
-        chunk = Chunk(_shared(chunk.samples, samples, workers), chunk.steps)
-        if Lanes(chunk.steps, chunk.samples).worthwhile:
+        whole = _in_lanes(plan, most, steps)
+        shared = Chunk(_shared(whole.samples, samples, workers), whole.steps)
+        # Threads can also share the places of one chunk.
+        chunk = shared if plan.fused_in(shared) or samples > whole.samples else whole
+        if plan.fused_in(chunk):
             return chunk
     room = max(1, CHUNK_BYTES // max(1, _largest(plan, plan.step_bytes, steps)))
     # Steps of a cycle are taken one by one: many samples at once amortise the calls.

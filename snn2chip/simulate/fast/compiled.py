@@ -33,7 +33,10 @@ _lock = threading.Lock()
 @functools.cache
 def missing() -> str:
     """Why kernels cannot be compiled; empty where they can."""
-    return cannot_import("numba")
+    why = cannot_import("numba")
+    if not why and importlib.import_module("numba").config.DISABLE_JIT:
+        return "numba is told not to compile (NUMBA_DISABLE_JIT)"
+    return why
 
 
 def cannot_import(name: str) -> str:
@@ -110,12 +113,15 @@ from numpy import floor, int32, uint16, uint64
 
 
 def importing(module: str, *names: str) -> str:
-    """The line that imports what kernels call from a module of this package, and names the state the module is in."""
-    found = importlib.util.find_spec(module)
-    assert found is not None
-    assert found.origin is not None
-    version = hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()[:16]
-    return f"from {module} import {', '.join(names)}  # {version}\n"
+    """The line that imports what kernels call from a module beside this one, and names the state of them all."""
+    return f"from {module} import {', '.join(names)}  # {_state()}\n"
+
+
+@functools.cache
+def _state() -> str:
+    """A digest of the modules here: machine code keeps the numbers that they import from one another."""
+    modules = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()[:16]
 
 
 def from_function(function: Callable[..., None], imports: str = "") -> Callable[..., None]:

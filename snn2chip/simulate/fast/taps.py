@@ -66,11 +66,14 @@ class Taps:
             return None
         ones, zeros = (1,) * (2 - layer.axes), (0,) * (2 - layer.axes)
         out, per_group, *kernel = layer.weight.shape
+        where = ((*ones, *layer.stride), (*zeros, *layer.padding), (*ones, *layer.dilation))
+        if layer.groups == 1:
+            return cls(layer.weight.reshape(out, per_group, *ones, *kernel), *where)  # type: ignore[arg-type]
         grouped = layer.weight.reshape(layer.groups, out // layer.groups, per_group, *ones, *kernel)
         dense = np.zeros((out, per_group * layer.groups, *ones, *kernel), np.int64)
         for group, (to, weight) in enumerate(zip(np.split(dense, layer.groups), grouped, strict=True)):
             to[:, group * per_group : (group + 1) * per_group] = weight
-        return cls(dense, (*ones, *layer.stride), (*zeros, *layer.padding), (*ones, *layer.dilation))  # type: ignore[arg-type]
+        return cls(dense, *where)  # type: ignore[arg-type]
 
     def reach(self, space: tuple[int, int], outputs: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
         """How far windows reach beyond the places, before and after, along both axes."""

@@ -66,7 +66,7 @@ def packed(x: torch.Tensor, grid: Grid, lanes: Lanes) -> Words:
     words = Words.room(grid, lanes)
     last = x.movedim(2, -1).contiguous().expand(lanes.steps, *(-1,) * (x.dim() - 1))
     rows = last.to(torch.uint8).reshape(lanes.steps, lanes.samples, -1, grid.shape[0]).numpy()
-    room = np.zeros(lanes.total, np.uint64), np.empty(64, np.uint8)
+    room = np.zeros((16, lanes.total), np.uint64), np.zeros(64, np.uint8)
     _kernel(_pack)(rows, grid.inner, lanes.batch, words.bits, *room)
     return words
 
@@ -88,23 +88,31 @@ def _kernel(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _pack(x: Any, places: Any, batch: int, words: Any, found: Any, rest: Any) -> None:
-    """Bytes [T, N, P, C]; ``found`` [lanes] has room for 64 channels, 60 of which fill words; ``rest`` [64] too."""
+    """Bytes [T, N, P, C], 16 places at a time: samples lie so far apart that caches hold few of them side by side.
+
+    ``found`` [16, lanes] is room for 64 channels, of which 60 fill words; ``rest`` for the last 64 bytes.
+    """
     steps, samples, count, channels = x.shape
-    for p in range(count):
+    for first in range(0, count, 16):
+        n = min(16, count - first)
         for c in range(0, channels, 60):
+            start = max(0, min(c, channels - 64))
+            own = uint64(0xFFFFFFFFFFFFFFFF) >> uint64(max(0, 64 - channels))
             for t in range(steps):
                 for b in range(samples):
-                    source = x.ctypes.data + ((t * samples + b) * count + p) * channels + c
-                    if c + 64 > channels:
-                        rest[:] = 0
-                        for k in range(channels - c):
-                            rest[k] = x[t, b, p, c + k]
-                        source = rest.ctypes.data
-                    found[t * batch + b] = bits(source)
-            for w in range(c // 5, min((c + 60) // 5, words.shape[1])):
-                to, shift = words[places[p], w], uint64(5 * w - c)
-                for j in range(len(found)):
-                    to[j] = uint16(found[j] >> shift) & uint16(31)
+                    for p in range(n):
+                        offset = ((t * samples + b) * count + first + p) * channels + start
+                        source = x.ctypes.data + offset
+                        if offset + 64 > x.size:
+                            for k in range(channels - start):
+                                rest[k] = x[t, b, first + p, start + k]
+                            source = rest.ctypes.data
+                        found[p, t * batch + b] = bits(source) & own
+            for p in range(n):
+                for w in range(c // 5, min((c + 60) // 5, words.shape[1])):
+                    to, shift = words[places[first + p], w], uint64(5 * w - start)
+                    for j in range(len(to)):
+                        to[j] = uint16(found[p, j] >> shift) & uint16(31)
 
 
 def _unpack(words: Any, places: Any, batch: int, x: Any) -> None:

@@ -26,7 +26,7 @@ from snn2chip.neurons.base import IntegerNeuron
 from snn2chip.simulate import reference
 from snn2chip.simulate.backends import Kernels
 from snn2chip.simulate.data import to_integers
-from snn2chip.simulate.fast.symbolic import NotSymbolicError, Step, reachable, start_of, trace_step
+from snn2chip.simulate.fast.populations.symbolic import NotSymbolicError, Step, reachable, start_of, trace_step
 from snn2chip.simulate.ops import NumpyOps, apply
 from snn2chip.simulate.ranges import magnitude
 from snn2chip.simulate.reference import MachineClock

@@ -77,8 +77,9 @@ def explain_engine(
         return by_definition(why)
     import torch
 
+    from snn2chip.simulate.fast.cutting import chunk_of
     from snn2chip.simulate.fast.explain import peak_memory, rows
-    from snn2chip.simulate.fast.plan import chunk_of, refusal
+    from snn2chip.simulate.fast.prepare import refusal
 
     if engine == "auto" and (why := refusal(program)):
         return by_definition(why)

@@ -21,8 +21,8 @@ def exact_sums(layer: Linear | Conv, x: Array) -> Array:
         return np.asarray(apply(layer, [x], NumpyOps()), dtype=np.int64)
     import torch
 
-    from snn2chip.simulate.fast.choice import choose
-    from snn2chip.simulate.fast.linear import Case, exact_floats
+    from snn2chip.simulate.fast.synapses.choice import choose
+    from snn2chip.simulate.fast.synapses.linear import Case, exact_floats
     from snn2chip.simulate.ranges import Range
 
     # At least 0 to 1: what is proved of more values holds for fewer, and fewer kinds of inputs are fewer self-tests.

@@ -16,9 +16,10 @@ from bench.measure import seconds
 from snn2chip.ir.layers import Conv2d, Linear
 from snn2chip.ir.program import Program
 from snn2chip.simulate.fast import plan_for
-from snn2chip.simulate.fast.fused import Fusion
-from snn2chip.simulate.fast.plan import Plan, chunk_of, piece_of
-from snn2chip.simulate.fast.population import Piece
+from snn2chip.simulate.fast.cutting import chunk_of, piece_of
+from snn2chip.simulate.fast.fused.population import Fusion
+from snn2chip.simulate.fast.plan import Plan
+from snn2chip.simulate.fast.populations.population import Piece
 
 Call = Callable[[], Any]
 

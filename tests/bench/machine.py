@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bench.measure import seconds
-from snn2chip.simulate.fast.linear import has_int8_dot_products
+from snn2chip.simulate.fast.synapses.linear import has_int8_dot_products
 from snn2chip.version import __version__
 
 

@@ -94,9 +94,9 @@ def test_a_float_graph(whole: Whole, tmp_path: Path) -> None:
 
 
 def test_a_shard_that_does_not_divide_the_data_prepares_once(whole: Whole) -> None:
-    from snn2chip.simulate.fast import plan
+    from snn2chip.simulate.fast import prepare as preparing
 
-    with mock.patch.object(plan, "prepare", side_effect=plan.prepare) as prepare:
+    with mock.patch.object(preparing, "prepare", side_effect=preparing.prepare) as prepare:
         evaluate(whole.program, whole.x, shard_size=60, engine="fast")
         assert prepare.call_count <= 1
 

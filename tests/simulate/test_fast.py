@@ -51,10 +51,10 @@ from snn2chip.neurons.lif import LIF, IntegerLIF
 from snn2chip.neurons.ternary import IntegerTernaryLIF
 from snn2chip.simulate import Result, fast, simulate
 from snn2chip.simulate.explain import explain_engine
-from snn2chip.simulate.fast import choice, compiled, linear, methods
-from snn2chip.simulate.fast import plan as planning
+from snn2chip.simulate.fast import compiled, cutting
 from snn2chip.simulate.fast.explain import peak_memory
-from snn2chip.simulate.fast.population import Inflow, Layout, Piece, Population
+from snn2chip.simulate.fast.populations.population import Inflow, Layout, Piece, Population
+from snn2chip.simulate.fast.synapses import choice, linear, methods
 from snn2chip.simulate.footprint import reference_memory
 from snn2chip.simulate.ops import NumpyOps, apply
 from snn2chip.simulate.ranges import Range, sum_range
@@ -92,7 +92,7 @@ def chunks(size: int, threads: int = 1) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with mock.patch.multiple(planning, CHUNK_BYTES=size, PIECE_BYTES=size // 3):
+        with mock.patch.multiple(cutting, CHUNK_BYTES=size, PIECE_BYTES=size // 3):
             yield
     finally:
         torch.set_num_threads(before)

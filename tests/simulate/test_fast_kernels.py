@@ -16,10 +16,10 @@ from snn2chip.ir.layers import Conv1d, Conv2d, Linear
 from snn2chip.neurons.lif import IntegerLIF
 from snn2chip.simulate import simulate
 from snn2chip.simulate.explain import explain_engine
-from snn2chip.simulate.fast import digits, methods
 from snn2chip.simulate.fast.again import Again
-from snn2chip.simulate.fast.digits import digits_kernel, refuse_digits
-from snn2chip.simulate.fast.linear import Case, has_int8_dot_products
+from snn2chip.simulate.fast.synapses import digits, methods
+from snn2chip.simulate.fast.synapses.digits import digits_kernel, refuse_digits
+from snn2chip.simulate.fast.synapses.linear import Case, has_int8_dot_products
 from snn2chip.simulate.ops import NumpyOps, apply
 from snn2chip.simulate.ranges import Range
 from tests.simulate.test_fast import assert_same, chunks

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import itertools
 import mmap
+import shutil
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,13 +41,14 @@ from snn2chip.neurons.ternary import IntegerTernaryLIF
 from snn2chip.neurons.tpp import IntegerTPP
 from snn2chip.simulate import fast, simulate
 from snn2chip.simulate.explain import explain_engine
-from snn2chip.simulate.fast import compiled, fused, fusion, lanes, words
-from snn2chip.simulate.fast import plan as planning
+from snn2chip.simulate.fast import compiled, cutting, fusion
+from snn2chip.simulate.fast.fused import lanes, words
+from snn2chip.simulate.fast.fused import population as fused
 from snn2chip.simulate.fast.plan import Plan
 from tests.simulate.test_fast import assert_same
 
 pytest.importorskip("numba")
-from snn2chip.simulate.fast import lookup
+from snn2chip.simulate.fast.fused import lookup
 
 pytestmark = pytest.mark.skipif(bool(lookup.missing()), reason=lookup.missing())
 
@@ -54,7 +56,7 @@ Shape = tuple[int, ...]
 
 
 @contextlib.contextmanager
-def fusing(lanes_bytes: int = planning.LANES_BYTES, threads: int = 1, trial: bool = True) -> Iterator[None]:
+def fusing(lanes_bytes: int = cutting.LANES_BYTES, threads: int = 1, trial: bool = True) -> Iterator[None]:
     """Every population that can look up does, in spans of ``lanes_bytes`` and in ``threads`` threads.
 
     Without a ``trial``, ordinary kernels are compiled where one is called, which takes a second each.
@@ -76,7 +78,7 @@ def fusing(lanes_bytes: int = planning.LANES_BYTES, threads: int = 1, trial: boo
             change = lambda what, **to: stack.enter_context(mock.patch.multiple(what, **to))  # noqa: E731
             change(fusion, _WORTHWHILE=0, milliseconds=ever_later)
             change(lanes, _LEAST_USED=0)
-            change(planning, LANES_BYTES=lanes_bytes)
+            change(cutting, LANES_BYTES=lanes_bytes)
             if not trial:
                 change(fusion, _compared=lambda *_: (0, 0.0, 1.0))
                 change(compiled, from_source=when_called)
@@ -257,7 +259,7 @@ def networks(draw: Any) -> Spiking:
 @settings(max_examples=examples(100))
 @given(
     drawn=networks(),
-    lanes_bytes=st.sampled_from([1, 1 << 12, 1 << 16, planning.LANES_BYTES]),
+    lanes_bytes=st.sampled_from([1, 1 << 12, 1 << 16, cutting.LANES_BYTES]),
     threads=st.sampled_from([1, 1, 2, 3]),
     batch_size=st.sampled_from([128, 128, 9]),
     record=st.sampled_from([(), ("spikes",)]),
@@ -302,7 +304,7 @@ def test_every_population_of_spikes_is_fused() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 7, 128])
-@pytest.mark.parametrize("lanes_bytes", [1, 3000, planning.LANES_BYTES])
+@pytest.mark.parametrize("lanes_bytes", [1, 3000, cutting.LANES_BYTES])
 def test_cuts_and_threads_change_nothing(threads: int, batch_size: int, lanes_bytes: int) -> None:
     """A plan without recordings serves a run that records spikes; states and sums are recorded by others."""
     made = small(time_steps=11)
@@ -459,7 +461,7 @@ def behind_guards() -> None:
     @settings(max_examples=examples(12), deadline=None, derandomize=True, database=None)
     @given(
         drawn=networks(),
-        lanes_bytes=st.sampled_from([1, 1 << 14, planning.LANES_BYTES]),
+        lanes_bytes=st.sampled_from([1, 1 << 14, cutting.LANES_BYTES]),
         threads=st.sampled_from([1, 3]),
     )
     def programs(drawn: Spiking, lanes_bytes: int, threads: int) -> None:
@@ -547,14 +549,13 @@ def test_a_cache_that_is_damaged_or_of_others(tmp_path: Path, monkeypatch: pytes
 def test_kernels_of_other_modules_are_not_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Machine code holds numbers of the modules it was compiled from, such as the gap between steps."""
     here = Path(compiled.__file__).parent
-    for path in here.glob("*.py"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(here, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(compiled, "__file__", str(tmp_path / "compiled.py"))
     texts = set()
-    for name in ("", "lookup.py", "lanes.py"):
+    for name in ("", "fused/lookup.py", "fused/lanes.py"):
         if name:
             (tmp_path / name).write_text((tmp_path / name).read_text() + "# another one\n")
         compiled._state.cache_clear()
-        texts.add(compiled.importing("snn2chip.simulate.fast.lookup", "merge"))
+        texts.add(compiled.importing("snn2chip.simulate.fast.fused.lookup", "merge"))
     compiled._state.cache_clear()
     assert len(texts) == 3

@@ -9,7 +9,7 @@ import numpy as np
 from snn2chip.emit.onnx.graph import DOMAIN, OPSET, Writer, summed
 from snn2chip.ir import layers as L
 from snn2chip.ir.graph import Node
-from snn2chip.simulate.fast.symbolic import Expr, NotSymbolicError, Step, reachable, state_names, trace_step
+from snn2chip.simulate.fast.populations.symbolic import Expr, NotSymbolicError, Step, reachable, state_names, trace_step
 
 
 def neuron(w: Writer, node: Node, layer: L.Neuron) -> None:

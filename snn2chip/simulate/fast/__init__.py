@@ -2,8 +2,9 @@
 
 Layer after layer with time folded into the batch where the network is feed-forward, step by step only inside cycles; in
 chunks of samples that stay in the cache, side by side in threads. Synapses run on the fastest kernel that is proved and
-tested to be exact (``linear.py``), populations on a compiled kernel written from the one integer step of their neuron
-(``symbolic.py``, ``codegen.py``). What has no fast kernel runs on the definition itself.
+tested to be exact (``synapses``), populations on a compiled kernel written from the one integer step of their neuron
+(``populations``); where a processor can look up what spikes add up to, both are one kernel (``fused``). What has no
+fast kernel runs on the definition itself.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def worthwhile(program: Program, samples: int, steps: int) -> bool:
     """Whether this engine can compile its kernels, covers the program, and repays its preparation."""
     if work(program) * samples * steps < _WORTHWHILE or torch_missing() or compiled.missing():
         return False
-    from snn2chip.simulate.fast.plan import refusal
+    from snn2chip.simulate.fast.prepare import refusal
 
     return not refusal(program)
 
@@ -65,7 +66,7 @@ def work(network: Network) -> int:
 def plan_for(program: Program, wanted: frozenset[str], samples: int, steps: int) -> Plan:
     """The prepared program for a run that records ``wanted``; kept for the next run of the same kind."""
     from snn2chip.simulate.fast.fusion import fuse
-    from snn2chip.simulate.fast.plan import prepare
+    from snn2chip.simulate.fast.prepare import prepare
 
     kind, size = (bool(wanted & _STATES), bool(wanted & _SUMS), steps), samples.bit_length()
     for held, (prepared, most), plan in _plans:

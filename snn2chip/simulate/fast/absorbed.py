@@ -16,7 +16,7 @@ from snn2chip.ir.graph import Edge, Node
 from snn2chip.ir.layers import Array, Conv, Linear, Neuron
 from snn2chip.ir.program import Program
 from snn2chip.simulate.fast.components import Component
-from snn2chip.simulate.fast.population import Recurrent, compilable
+from snn2chip.simulate.fast.populations.population import Recurrent, compilable
 from snn2chip.simulate.ranges import NetworkRanges, Range, sum_range
 
 # Recurrent synapses of all samples computed at once (128 at most), beyond which 8-bit products of whole matrices, step

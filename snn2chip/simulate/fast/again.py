@@ -9,11 +9,12 @@ import torch
 
 from snn2chip.ir.layers import Array, Output
 from snn2chip.ir.program import Program
-from snn2chip.simulate.fast import linear
 from snn2chip.simulate.fast.chunk import ChunkRun, Span
 from snn2chip.simulate.fast.components import Component
-from snn2chip.simulate.fast.plan import Chunk, Key, Plan, prepare
+from snn2chip.simulate.fast.plan import Chunk, Key, Plan
+from snn2chip.simulate.fast.prepare import prepare
 from snn2chip.simulate.fast.sink import Sink
+from snn2chip.simulate.fast.synapses import linear
 from snn2chip.simulate.readout import read_out
 
 

@@ -13,11 +13,12 @@ from snn2chip.simulate.counting import silent
 from snn2chip.simulate.data import to_integers
 from snn2chip.simulate.fast import stateless
 from snn2chip.simulate.fast.components import Component
-from snn2chip.simulate.fast.lanes import Lanes
-from snn2chip.simulate.fast.plan import Chunk, Key, Plan, piece_of
-from snn2chip.simulate.fast.population import Layout, Piece
+from snn2chip.simulate.fast.cutting import piece_of
+from snn2chip.simulate.fast.fused.lanes import Lanes
+from snn2chip.simulate.fast.fused.words import Words, packed
+from snn2chip.simulate.fast.plan import Chunk, Key, Plan
+from snn2chip.simulate.fast.populations.population import Layout, Piece
 from snn2chip.simulate.fast.sink import Sink
-from snn2chip.simulate.fast.words import Words, packed
 from snn2chip.simulate.readout import read_out
 
 

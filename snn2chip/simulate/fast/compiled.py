@@ -120,7 +120,7 @@ def importing(module: str, *names: str) -> str:
 @functools.cache
 def _state() -> str:
     """A digest of the modules here: machine code keeps the numbers that they import from one another."""
-    modules = sorted(Path(__file__).parent.glob("*.py"))
+    modules = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()[:16]
 
 

@@ -12,10 +12,11 @@ import torch
 
 from snn2chip.ir.layers import Array
 from snn2chip.simulate.data import no_sample
-from snn2chip.simulate.fast import linear
 from snn2chip.simulate.fast.chunk import ChunkRun
-from snn2chip.simulate.fast.plan import Plan, chunk_of
+from snn2chip.simulate.fast.cutting import chunk_of
+from snn2chip.simulate.fast.plan import Plan
 from snn2chip.simulate.fast.sink import Sink
+from snn2chip.simulate.fast.synapses import linear
 from snn2chip.simulate.result import Result
 
 # Just below the 32 MiB beyond which glibc learns nothing from a block.

@@ -9,9 +9,10 @@ import torch
 
 from snn2chip.ir.graph import Node
 from snn2chip.ir.layers import Conv, Flatten, Linear, Neuron, Permute, Reshape
-from snn2chip.simulate.fast.lanes import Lanes
-from snn2chip.simulate.fast.methods import METHODS
-from snn2chip.simulate.fast.plan import Chunk, Plan, chunk_of, last_reader, piece_of
+from snn2chip.simulate.fast.cutting import chunk_of, piece_of
+from snn2chip.simulate.fast.fused.lanes import Lanes
+from snn2chip.simulate.fast.plan import Chunk, Plan, last_reader
+from snn2chip.simulate.fast.synapses.methods import METHODS
 from snn2chip.simulate.footprint import Memory, result_bytes
 
 

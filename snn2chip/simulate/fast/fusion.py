@@ -14,17 +14,19 @@ import torch
 
 from snn2chip.ir.graph import Node
 from snn2chip.ir.layers import Conv, Linear, Shape
-from snn2chip.simulate.fast import compiled, linear
+from snn2chip.simulate.fast import compiled
 from snn2chip.simulate.fast.absorbed import Read
-from snn2chip.simulate.fast.choice import milliseconds
 from snn2chip.simulate.fast.chunk import ChunkRun, Span
-from snn2chip.simulate.fast.codegen import DoesNotFitError
 from snn2chip.simulate.fast.components import Component
-from snn2chip.simulate.fast.fused import Fused, Fusion
-from snn2chip.simulate.fast.lanes import REGISTER, Grid, Lanes
-from snn2chip.simulate.fast.plan import SAMPLES, Chunk, Plan
+from snn2chip.simulate.fast.cutting import SAMPLES
+from snn2chip.simulate.fast.fused.lanes import REGISTER, Grid, Lanes
+from snn2chip.simulate.fast.fused.population import Fused, Fusion
+from snn2chip.simulate.fast.fused.taps import Taps
+from snn2chip.simulate.fast.plan import Chunk, Plan
+from snn2chip.simulate.fast.populations.codegen import DoesNotFitError
 from snn2chip.simulate.fast.sink import Sink
-from snn2chip.simulate.fast.taps import Taps
+from snn2chip.simulate.fast.synapses import linear
+from snn2chip.simulate.fast.synapses.choice import milliseconds
 from snn2chip.simulate.ranges import Range
 
 _SPIKES = Range(0, 1)
@@ -49,7 +51,7 @@ def fuse(plan: Plan, samples: int, steps: int) -> Plan:
     chunk = Chunk(at_once, min(steps, max(_STEPS, REGISTER // at_once)))
     if compiled.missing() or not Lanes(chunk.steps, chunk.samples).worthwhile:
         return plan
-    from snn2chip.simulate.fast import lookup
+    from snn2chip.simulate.fast.fused import lookup
 
     found = {node.name: reads for node in plan.program.neurons if (reads := _readings(plan, node))}
     readings = {name: reads for name, reads in found.items() if _macs(plan, name, reads, chunk) >= _WORTHWHILE}

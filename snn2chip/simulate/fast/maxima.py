@@ -13,8 +13,8 @@ from snn2chip.ir.layers import Conv, MaxPool, Neuron
 from snn2chip.ir.program import Program
 from snn2chip.neurons.base import IntegerNeuron
 from snn2chip.simulate.fast.absorbed import Absorbed
+from snn2chip.simulate.fast.populations.symbolic import NotSymbolicError, trace_step
 from snn2chip.simulate.fast.stateless import Operation, Site, operation
-from snn2chip.simulate.fast.symbolic import NotSymbolicError, trace_step
 from snn2chip.simulate.ranges import NetworkRanges, Range
 
 _SPIKES = Range(0, 1)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from snn2chip.simulate.fast.digits import digits_kernel, refuse_digits
-from snn2chip.simulate.fast.linear import (
+from snn2chip.simulate.fast.synapses.digits import digits_kernel, refuse_digits
+from snn2chip.simulate.fast.synapses.linear import (
     Case,
     Kernel,
     float_kernel,

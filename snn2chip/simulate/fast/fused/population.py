@@ -16,12 +16,13 @@ import numpy as np
 
 from snn2chip.ir.layers import Array
 from snn2chip.simulate.fast import compiled
-from snn2chip.simulate.fast.codegen import BLOCK, DoesNotFitError, Source, fused_source
-from snn2chip.simulate.fast.lanes import GAP, OUTPUTS, REGISTER, Grid, Lanes
-from snn2chip.simulate.fast.population import Population
+from snn2chip.simulate.fast.fused.lanes import GAP, OUTPUTS, REGISTER, Grid, Lanes
+from snn2chip.simulate.fast.fused.source import fused_source
+from snn2chip.simulate.fast.fused.taps import Taps
+from snn2chip.simulate.fast.fused.words import Words, registers
+from snn2chip.simulate.fast.populations.codegen import BLOCK, DoesNotFitError, Source
+from snn2chip.simulate.fast.populations.population import Population
 from snn2chip.simulate.fast.side_by_side import side_by_side
-from snn2chip.simulate.fast.taps import Taps
-from snn2chip.simulate.fast.words import Words, registers
 from snn2chip.simulate.ranges import Range
 
 _SPIKES = Range(0, 1)

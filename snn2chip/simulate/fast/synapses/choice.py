@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from snn2chip.ir.layers import Array, Conv, Linear, Shape, windows
-from snn2chip.simulate.fast.linear import Case, Kernel, Synapse, has_int8_dot_products
-from snn2chip.simulate.fast.methods import METHODS, Method
 from snn2chip.simulate.fast.stateless import dtype_of
+from snn2chip.simulate.fast.synapses.linear import Case, Kernel, Synapse, has_int8_dot_products
+from snn2chip.simulate.fast.synapses.methods import METHODS, Method
 from snn2chip.simulate.ops import NumpyOps, apply
 from snn2chip.simulate.ranges import SumRange, magnitude
 

@@ -13,10 +13,10 @@ from numpy import uint16, uint64
 
 from snn2chip.ir.layers import Array, MaxPool
 from snn2chip.simulate.fast import compiled
-from snn2chip.simulate.fast.lanes import Grid, Lanes
+from snn2chip.simulate.fast.fused.lanes import Grid, Lanes
 
 if TYPE_CHECKING:
-    from snn2chip.simulate.fast.lookup import bits, ones
+    from snn2chip.simulate.fast.fused.lookup import bits, ones
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _bounds(size: int, outputs: int, kernel: int, stride: int, padding: int) -> 
 
 @functools.cache
 def _kernel(function: Callable[..., None]) -> Callable[..., None]:
-    return compiled.from_function(function, compiled.importing("snn2chip.simulate.fast.lookup", "bits", "ones"))
+    return compiled.from_function(function, compiled.importing("snn2chip.simulate.fast.fused.lookup", "bits", "ones"))
 
 
 def _pack(x: Any, places: Any, batch: int, words: Any, found: Any, rest: Any) -> None:

@@ -23,7 +23,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from numpy import int32
 
-from snn2chip.simulate.fast.lanes import BITS, GAP, OUTPUTS, REGISTER
+from snn2chip.simulate.fast.fused.lanes import BITS, GAP, OUTPUTS, REGISTER
 
 # Registers of numbers that are summed side by side: with four outputs 16 sums, 4 tables, 4 numbers, of 32 registers.
 _REGISTERS = 4
@@ -230,7 +230,7 @@ _sums = _intrinsic(14, _write_sums)
 _merge = _intrinsic(5, _write_merge)
 
 
-# --- what generated kernels call; see ``fused.py`` for what the arrays hold ---
+# --- what generated kernels call; see ``population.py`` for what the arrays hold ---
 
 
 def _machine_code(function: _F) -> _F:

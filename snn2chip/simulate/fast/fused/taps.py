@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from snn2chip.ir.layers import Array, Conv, Linear
-from snn2chip.simulate.fast.codegen import DoesNotFitError
-from snn2chip.simulate.fast.lanes import BITS, OUTPUTS, Grid
+from snn2chip.simulate.fast.fused.lanes import BITS, OUTPUTS, Grid
+from snn2chip.simulate.fast.populations.codegen import DoesNotFitError
 from snn2chip.simulate.ranges import common_power, magnitude
 
 # Sums of 16 bits.

@@ -14,9 +14,8 @@ from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.layers import Array, Shape
 from snn2chip.neurons.base import IntegerNeuron
 from snn2chip.simulate.fast import compiled
-from snn2chip.simulate.fast.codegen import BLOCK, DoesNotFitError, Source, WayIn, population_source
-from snn2chip.simulate.fast.stateless import array_dtype, dtype_of
-from snn2chip.simulate.fast.symbolic import (
+from snn2chip.simulate.fast.populations.codegen import BLOCK, DoesNotFitError, Source, WayIn, population_source
+from snn2chip.simulate.fast.populations.symbolic import (
     NotSymbolicError,
     Ranges,
     Step,
@@ -26,6 +25,7 @@ from snn2chip.simulate.fast.symbolic import (
     state_names,
     trace_step,
 )
+from snn2chip.simulate.fast.stateless import array_dtype, dtype_of
 from snn2chip.simulate.ranges import UNBOUNDED, Range
 
 # What a numpy run is fed when its input is not known: nothing is assumed.

@@ -18,8 +18,8 @@ import torch
 from snn2chip.ir.layers import Array, Conv
 from snn2chip.simulate.fast import compiled
 from snn2chip.simulate.fast.kernels import join_kernel
-from snn2chip.simulate.fast.linear import Case, Kernel, int8_kernel, refuse_int8
 from snn2chip.simulate.fast.stateless import array_dtype, dtype_of
+from snn2chip.simulate.fast.synapses.linear import Case, Kernel, int8_kernel, refuse_int8
 from snn2chip.simulate.ranges import Range, common_power
 
 # Products of digits beyond which double precision is as fast.

@@ -11,8 +11,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from snn2chip.simulate.fast import compiled
-from snn2chip.simulate.fast.symbolic import COMPARISONS, Expr, Ranges, Step
+from snn2chip.simulate.fast.populations.symbolic import COMPARISONS, Expr, Ranges, Step
 
 # Neurons per block: a few arrays of this many 32-bit integers stay in a first-level cache of 32 KiB.
 BLOCK = 1024
@@ -72,7 +71,7 @@ def population_source(step: Step, ranges: Ranges | None, way_in: WayIn, record: 
     names = {f"{name}": f"x_{name}" for name in step.states}
     live = step.live
     recorded = tuple(step.states) if record else ()
-    body = _Body(step, ranges, bits, way_in)
+    body = Body(step, ranges, bits, way_in)
     new = {name: body.value(step.states[name]) for name in dict.fromkeys((*live, *recorded))}
     out = body.value(step.out)
     used = body.params
@@ -109,7 +108,7 @@ def population_source(step: Step, ranges: Ranges | None, way_in: WayIn, record: 
         *(f"            h_{name}_ = h_{name}[t, to : to + n]" for name in recorded),
         "            count = int32(0)",
         "            for i in range(n):",
-        *(f"                {_entered(name)} = {names[name]}_[i]" for name in live),
+        *(f"                {entered(name)} = {names[name]}_[i]" for name in live),
         *(f"                {line}" for line in body.lines),
         *(f"                {names[name]}_[i] = {new[name]}" for name in live),
         *(f"                h_{name}_[i] = {new[name]}" for name in recorded),
@@ -121,7 +120,7 @@ def population_source(step: Step, ranges: Ranges | None, way_in: WayIn, record: 
     return Source("\n".join(lines), bits, live, recorded, used)
 
 
-def _entered(name: str) -> str:
+def entered(name: str) -> str:
     """The kernel's name for an input or for a state as it was: states may be called like the kernel's own counters."""
     return f"{name}_in"
 
@@ -142,69 +141,7 @@ def _events(cast: str) -> list[str]:
     ]
 
 
-def fused_source(step: Step, ranges: Ranges) -> Source:
-    """The kernel of a population that looks up its sums, for ``fused.py``; parameters are one for each channel.
-
-    ``kernel(first, carried, lanes, batch, steps, parts, places, starts, distances, weights, tables, offsets, sums,
-    total, spikes, words, row, to, begin, stop, band, <live states>, <starts>, <params>)`` for the places from ``begin``
-    to ``stop``. ``total`` and ``spikes`` have room for ``band`` places; live states are [channels, places·batch] where
-    they are ``carried`` to later steps, else scratch [1, BLOCK]; starts and parameters are [channels]. Of the rest
-    ``fused.py`` tells.
-
-    Raises:
-        DoesNotFitError: 32 bits are not proved to suffice.
-    """
-    live, body = step.live, _Body(step, ranges, 32, WayIn((False,)), "p{}_")
-    new = {name: body.value(step.states[name]) for name in live}
-    out = body.value(step.out)
-    scalars = [*(f"start_{name}" for name in live), *(f"p{i}" for i in body.params)]
-    args = [*(f"x_{name}" for name in live), *scalars]
-    lines = [
-        "from numpy import int32, uint16",
-        "",
-        compiled.importing("snn2chip.simulate.fast.lookup", "GAP", "look_up", "merge"),
-        "",
-        "",
-        "def kernel(first, carried, lanes, batch, steps, parts, places, starts, distances, weights, tables, offsets,",
-        f"           {', '.join(['sums, total, spikes, words, row, to, begin, stop, band', *args])}):",
-        "    channels = parts[0, 3]",
-        "    planes = lanes // batch",
-        "    for lo in range(begin, stop, band):",
-        "        count = min(band, stop - lo)",
-        "        size = count * batch",
-        "        step = size + GAP",
-        "        for block in range(starts.shape[1] - 1):",
-        "            for i in range(len(parts)):",
-        "                k, end = starts[i, block], starts[i, block + 1]",
-        "                look_up(parts[i, 0], parts[i, 1], places[i, lo : lo + count], weights.ctypes.data + 40 * k,",
-        "                        distances[k:end], parts[i, 2], i == 0, lanes, batch, tables, offsets, sums, total)",
-        "            for c in range(4 * block, min(4 * block + 4, channels)):",
-        *(f"                {name}_ = {name}[c]" for name in scalars),
-        f"                for b in range(0, size, {BLOCK}):",
-        f"                    n = min({BLOCK}, size - b)",
-        "                    at = lo * batch + b if carried else 0",
-        "                    of = c if carried else 0",
-        *(f"                    x_{name}_ = x_{name}[of, at : at + n]" for name in live),
-        "                    if first:",
-        "                        for i in range(n):",
-        *(f"                            x_{name}_[i] = start_{name}_" for name in live),
-        *([] if live else ["                            pass"]),
-        "                    for t in range(steps):",
-        "                        from_ = ((c - 4 * block) * planes + t) * step + b",
-        "                        a0_ = total[from_ : from_ + n]",
-        "                        out_ = spikes[t * step + b : t * step + b + n]",
-        "                        for i in range(n):",
-        *(f"                            {_entered(name)} = x_{name}_[i]" for name in live),
-        *(f"                            {line}" for line in body.lines),
-        *(f"                            x_{name}_[i] = {new[name]}" for name in live),
-        f"                            out_[i] = uint16({out})",
-        "                merge(spikes, words, row, to[lo : lo + count], c, lanes, batch)",
-        "",
-    ]
-    return Source("\n".join(lines), 32, live, (), body.params)
-
-
-class _Body:
+class Body:
     """Straight-line code of the expressions asked for.
 
     Args:
@@ -221,7 +158,7 @@ class _Body:
             for i, gain in enumerate(way_in.gained)
         ] + (["r_[i]"] if way_in.recurrent else [])
         total = functools.reduce(lambda sum_, term: f"{self.cast}({sum_} + {term})", terms)
-        self.lines.append(f"{_entered('a')} = {total}")
+        self.lines.append(f"{entered('a')} = {total}")
         self._check(step.trace.leaf("input", "a"))
 
     @property
@@ -245,7 +182,7 @@ class _Body:
         if e.op == "const":
             return str(e.args[0]) if isinstance(e.args[0], bool) else f"{self.cast}({e.args[0]})"
         if e.op == "input":
-            return _entered(e.args[0])
+            return entered(e.args[0])
         if e.op == "param":
             self._params.add(e.args[0])
             return self._assigned(self._param.format(e.args[0]))

@@ -1,0 +1,1 @@
+"""Populations that look up what binary spikes add up to, in one kernel with their synapses."""

@@ -28,7 +28,21 @@ from effort import examples
 from networks import node, population, program, spikes
 from process import printed
 from snn2chip.ir.graph import Coding, Edge, Node, in_order
-from snn2chip.ir.layers import Conv1d, Conv2d, Delay, Flatten, Input, Linear, Neuron, Output, Readout, windows
+from snn2chip.ir.layers import (
+    Concat,
+    Conv1d,
+    Conv2d,
+    Delay,
+    Flatten,
+    Input,
+    Layer,
+    Linear,
+    MaxPool,
+    Neuron,
+    Output,
+    Readout,
+    windows,
+)
 from snn2chip.ir.program import Format, Program
 from snn2chip.ir.target import load_target
 from snn2chip.neurons.alif import IntegerALIF
@@ -112,7 +126,6 @@ class Spiking:
         self.steps, self.samples, self.coding = steps, samples, coding
         self.shapes: dict[str, Shape] = {"x": (self.channels(), *self.integers(1, 7, axes))}
         self.nodes: list[Node] = [node("x", Input(self.shapes["x"]))]
-        self.fusible: list[str] = []
 
     def __repr__(self) -> str:
         return f"{self.steps} steps of {self.samples} samples through {self.program()}"
@@ -189,7 +202,6 @@ class Spiking:
         model = NEURONS[str(self.rng.choice(list(NEURONS)))](threshold, bias)
         self.shapes[name] = to
         self.nodes.append(node(name, population(model), *edges))
-        self.fusible.append(name)
 
     def maxima(self, source: str) -> None:
         """A population that fires if anything in a window does."""
@@ -207,6 +219,33 @@ class Spiking:
             node(f"{name}.0", pooled, source),
             node(name, population(IntegerLIF(3, 4096, 4096, 0)), f"{name}.0"),
         ]
+
+    def spikes_of(self, source: str) -> None:
+        """Spikes that no population sends as they are, for whoever reads on."""
+        shape, name = self.shapes[source], f"v{len(self.nodes)}"
+        pool = MaxPool((2,) * (len(shape) - 1), (1,) * (len(shape) - 1), (1,) * (len(shape) - 1))
+        choices: list[Layer] = [Flatten(), Delay(2), Concat(0), *([pool] if len(shape) > 1 else [])]
+        layer = choices[self.rng.integers(len(choices))]
+        edges = [source] * (1 + isinstance(layer, Concat))
+        found = layer.output_shape(*[shape] * len(edges))
+        if np.prod(found) <= 2500:
+            self.shapes[name] = found
+            self.nodes.append(node(name, layer, *edges))
+
+    def cycle(self, source: str) -> None:
+        """A population of the source's shape that is run step by step, as it reads its own spikes."""
+        channels, *space = self.shapes[source]
+        if not space:
+            return
+        name, kind, ones = f"c{len(self.nodes)}", (Conv1d, Conv2d)[len(space) - 1], (1,) * len(space)
+        in_, back = (self.weights(channels, 1, *(3 * one for one in ones)) for _ in range(2))
+        options = {"padding": ones, "groups": channels}
+        self.nodes += [
+            node(f"{name}.in", kind(in_, **options), source),
+            node(f"{name}.back", kind(back, **options), Edge(name, delay=1, recurrent=True)),
+            node(name, population(NEURONS["hard"](40, 3)), f"{name}.in", f"{name}.back"),
+        ]
+        self.shapes[name] = (channels, *space)
 
     def others(self, source: str) -> None:
         """Readers that want values: late ones, a cycle, a dense layer over all places."""
@@ -251,8 +290,8 @@ def networks(draw: Any) -> Spiking:
         made.population(list(made.shapes))
         if draw(st.booleans()):
             made.maxima(list(made.shapes)[-1])
-        if draw(st.integers(0, 3)) == 0:
-            made.others(list(made.shapes)[-1])
+        if (add := draw(st.sampled_from([None, None, made.others, made.cycle, made.spikes_of]))) is not None:
+            add(list(made.shapes)[-1])
     return made
 
 

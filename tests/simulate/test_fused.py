@@ -515,6 +515,11 @@ def behind_guards() -> None:
             for module in (words, fused):
                 stack.enter_context(mock.patch.multiple(module, registers=registers, np=room))
             programs()
+        for channels in range(1, 132):
+            x = guarded(behind, np.uint8, 3, 6, 2, 2, channels)
+            x[:] = 1
+            found = words.packed(torch.from_numpy(x).movedim(-1, 2), lanes.Grid((channels, 2, 2)), lanes.Lanes(3, 6))
+            assert (found.counted(np.ones(4, int)) == 4 * channels).all()
 
 
 def test_nothing_outside_is_read_or_written() -> None:

@@ -74,10 +74,15 @@ def peak_memory(
     threads = threads or torch.get_num_threads()
     chunk = chunk_of(plan, samples, steps, batch_size, threads)
     workers = min(threads, math.ceil(samples / chunk.samples))
-    return Memory(_chunk_bytes(plan, chunk, steps, wanted), workers, _result_bytes(plan, samples, steps, wanted))
+    # Threads that have no chunk of their own share the only one.
+    return Memory(
+        _chunk_bytes(plan, chunk, steps, wanted, threads if workers == 1 else 1),
+        workers,
+        _result_bytes(plan, samples, steps, wanted),
+    )
 
 
-def _chunk_bytes(plan: Plan, chunk: Chunk, steps: int, wanted: frozenset[str]) -> int:
+def _chunk_bytes(plan: Plan, chunk: Chunk, steps: int, wanted: frozenset[str], threads: int) -> int:
     fused, lanes, ends = plan.fused_in(chunk), Lanes(chunk.steps, chunk.samples), last_reader(plan)
     sizes = plan.fused_bytes if fused else plan.step_bytes
 
@@ -91,7 +96,7 @@ def _chunk_bytes(plan: Plan, chunk: Chunk, steps: int, wanted: frozenset[str]) -
         if node.name in plan.absorbed.streamed:
             return 0
         if node.name in fused:
-            return fused[node.name].scratch_bytes(lanes)
+            return threads * fused[node.name].scratch_bytes(lanes)
         own = _temporary(plan, node, wanted) * span(node.name)
         for source in plan.streamed_into(node.name) if node.name not in plan.maxima else ():
             piece = piece_of(plan, node.name, chunk.samples, chunk.steps)

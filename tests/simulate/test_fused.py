@@ -12,6 +12,7 @@ import functools
 import itertools
 import mmap
 import shutil
+import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -551,6 +552,19 @@ def test_what_is_not_fused_says_why() -> None:
         rows()
     with fusing(), mock.patch.object(compiled, "missing", return_value="numba cannot be imported"):
         rows()
+    with fusing(), mock.patch.object(fused, "fused_source", side_effect=TypeError("no such pointer\nat all")):
+        assert "not fused with its synapses: it cannot be compiled here: no such pointer" in rows()["n1"]
+    with fusing(), mock.patch.dict(sys.modules, {fusion._MACHINE_CODE: None}):
+        assert "not fused" not in rows()["n1"]
+
+
+def test_a_numba_that_does_not_tell_of_the_processor_looks_nothing_up() -> None:
+    lookup.missing.cache_clear()
+    try:
+        with mock.patch.object(lookup, "cpu_target", object()):
+            assert "does not say" in lookup.missing()
+    finally:
+        lookup.missing.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Both ways are run on the same random spikes. Fused is taken where every spike is
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from snn2chip.simulate.fast.synapses.choice import milliseconds
 from snn2chip.simulate.ranges import Range
 
 _SPIKES = Range(0, 1)
+_MACHINE_CODE = "snn2chip.simulate.fast.fused.lookup"
 # Products of a population in one chunk below which compiling and trying it costs more than it could ever save.
 _WORTHWHILE = 20_000_000
 # Steps of a trial where they fill a register, and the share of the sources that fire.
@@ -49,34 +51,42 @@ def fuse(plan: Plan, samples: int, steps: int) -> Plan:
     """The plan with every population fused that gains by it, in runs of about that size."""
     at_once = Lanes.filled(Lanes.full(min(samples, SAMPLES)), samples, steps)
     chunk = Chunk(at_once, min(steps, max(_STEPS, REGISTER // at_once)))
-    if compiled.missing() or not Lanes(chunk.steps, chunk.samples).worthwhile:
+    if compiled.missing() or not Lanes(chunk.steps, chunk.samples).worthwhile or _cannot_look_up():
         return plan
-    from snn2chip.simulate.fast.fused import lookup
-
     found = {node.name: reads for node in plan.program.neurons if (reads := _readings(plan, node))}
     readings = {name: reads for name, reads in found.items() if _macs(plan, name, reads, chunk) >= _WORTHWHILE}
-    if not readings or lookup.missing():
-        return plan
     grids = _grids(plan, readings)
-    populations, why = {}, {}
     with linear.exact_floats(), linear.one_thread():
-        for name, reads in readings.items():
-            try:
-                fused = Fused(plan.populations[name], [(grids[read.source], read.taps) for read in reads], grids[name])
-            except DoesNotFitError as error:
-                why[name] = str(error)
-                continue
-            sources = tuple(read.source for read in reads)
-            one = replace(plan, fusion=Fusion({name: fused}, {name: sources}, grids, {}))
-            different, together, apart = _compared(one, plan, name, chunk)
-            if different:
-                why[name] = f"its self-test has {different} spikes wrong"
-                continue
-            why[name] = f"{together:.2f} ms, apart {apart:.2f} ms"
-            if together < apart:
-                populations[name] = fused
+        tried = {name: _tried(plan, name, reads, grids, chunk) for name, reads in readings.items()}
+    populations = {name: fused for name, (fused, _) in tried.items() if fused is not None}
     reads_of = {name: tuple(read.source for read in readings[name]) for name in populations}
-    return replace(plan, fusion=Fusion(populations, reads_of, grids, why))
+    return replace(plan, fusion=Fusion(populations, reads_of, grids, {name: why for name, (_, why) in tried.items()}))
+
+
+def _cannot_look_up() -> str:
+    """Why nothing can be looked up here; empty where it can."""
+    if unloadable := compiled.cannot_import(_MACHINE_CODE):
+        return unloadable
+    why: str = importlib.import_module(_MACHINE_CODE).missing()
+    return why
+
+
+def _tried(
+    plan: Plan, name: str, reads: tuple[Reading, ...], grids: Mapping[str, Grid], chunk: Chunk
+) -> tuple[Fused | None, str]:
+    """A population fused with its synapses, where that is exact and sooner, and what came of the trial."""
+    try:
+        fused = Fused(plan.populations[name], [(grids[read.source], read.taps) for read in reads], grids[name])
+        alone = Fusion({name: fused}, {name: tuple(read.source for read in reads)}, grids)
+        different, together, apart = _compared(replace(plan, fusion=alone), plan, name, chunk)
+    except DoesNotFitError as error:
+        return None, str(error)
+    except Exception as error:  # whatever another numba or LLVM raises for machine code that it does not take
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        return None, f"it cannot be compiled here: {said[0]}"
+    if different:
+        return None, f"its self-test has {different} spikes wrong"
+    return fused if together < apart else None, f"{together:.2f} ms, apart {apart:.2f} ms"
 
 
 def _readings(plan: Plan, node: Node) -> tuple[Reading, ...]:

@@ -39,7 +39,10 @@ _WORDS = ir.VectorType(_I16, REGISTER)
 @functools.cache
 def missing() -> str:
     """Why the processor cannot look up; empty where it can. A processor set in numba's environment counts."""
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    try:
+        _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    except (AttributeError, TypeError, ValueError):
+        return "this numba does not say what the processor can do"
     return "" if "+avx512bw" in features.split(",") else "the processor has no 512-bit look-ups (AVX-512 BW)"
 
 

@@ -13,6 +13,7 @@ import itertools
 import mmap
 import shutil
 import sys
+import tracemalloc
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,7 +58,7 @@ from snn2chip.neurons.tpp import IntegerTPP
 from snn2chip.simulate import fast, simulate
 from snn2chip.simulate.explain import explain_engine
 from snn2chip.simulate.fast import compiled, cutting, fusion
-from snn2chip.simulate.fast.fused import lanes, words
+from snn2chip.simulate.fast.fused import lanes, taps, words
 from snn2chip.simulate.fast.fused import population as fused
 from snn2chip.simulate.fast.plan import Plan
 from tests.simulate.test_fast import assert_same
@@ -440,6 +441,18 @@ def test_sums_at_the_edge_of_16_bits(weight: int, parts: int | None) -> None:
         assert plan.fusion.why["n"] == "five weights together may exceed 16 bits"
     else:
         assert len(plan.fusion.populations["n"]._sources) == parts
+
+
+def test_groups_are_not_written_out() -> None:
+    """A depthwise convolution as wide as transformers have them would be 50 MB if it were dense."""
+    layer = Conv2d(np.ones((512, 1, 5, 5), int), padding=(2, 2), groups=512)
+    tracemalloc.start()
+    try:
+        (part,) = taps.Taps.of(layer).parts(0, lanes.Grid((512, 8, 8), (2, 2), (2, 2)), (8, 8))  # type: ignore[union-attr]
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
+    assert int(part.weights.sum()) == 512 * 25
 
 
 # --- words ---

@@ -43,37 +43,31 @@ class Taps:
     """What a synapse reads: the weights of a window, and where the window of each output lies.
 
     Args:
-        weight: (C_out, C_in, kernel rows, kernel columns), every group written out.
+        weight: (C_out, C_in of a group, kernel rows, kernel columns). groups: as of a convolution.
         stride, padding, dilation: along both axes.
     """
 
     weight: Array
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    groups: int = 1
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
 
     @classmethod
     def of(cls, layer: Linear | Conv | Array) -> Taps | None:
         """Of a layer without bias, or of a gain for each channel; None where it is neither."""
-        one, none = (1, 1), (0, 0)
         if isinstance(layer, np.ndarray):
-            return cls(np.diag(layer.ravel())[:, :, None, None], one, none, one)
+            return cls(layer.reshape(-1, 1, 1, 1), layer.size)
         if layer.bias is not None:
             return None
         if isinstance(layer, Linear):
-            return cls(layer.weight[:, :, None, None], one, none, one) if layer.delay is None else None
+            return cls(layer.weight[:, :, None, None]) if layer.delay is None else None
         if layer.axes > 2:
             return None
         ones, zeros = (1,) * (2 - layer.axes), (0,) * (2 - layer.axes)
         out, per_group, *kernel = layer.weight.shape
         where = ((*ones, *layer.stride), (*zeros, *layer.padding), (*ones, *layer.dilation))
-        if layer.groups == 1:
-            return cls(layer.weight.reshape(out, per_group, *ones, *kernel), *where)  # type: ignore[arg-type]
-        grouped = layer.weight.reshape(layer.groups, out // layer.groups, per_group, *ones, *kernel)
-        dense = np.zeros((out, per_group * layer.groups, *ones, *kernel), np.int64)
-        for group, (to, weight) in enumerate(zip(np.split(dense, layer.groups), grouped, strict=True)):
-            to[:, group * per_group : (group + 1) * per_group] = weight
-        return cls(dense, *where)  # type: ignore[arg-type]
+        return cls(layer.weight.reshape(out, per_group, *ones, *kernel), layer.groups, *where)  # type: ignore[arg-type]
 
     def reach(self, space: tuple[int, int], outputs: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
         """How far windows reach beyond the places, before and after, along both axes."""
@@ -93,41 +87,62 @@ class Taps:
         factor = min(common_power(self.weight), 1 << 30)
         if magnitude(self.weight) // factor * BITS > _LARGEST:
             raise DoesNotFitError("five weights together may exceed 16 bits")
-        out, channels, *kernel = self.weight.shape
-        blocks, row = -(-out // OUTPUTS), grid.row
-        padded = np.zeros((blocks * OUTPUTS, row * BITS, *kernel), np.int64)
-        padded[:out, :channels] = self.weight // factor
-        # [window · words, blocks, outputs, bits], in the order in which words lie.
-        by_axis = padded.reshape(blocks, OUTPUTS, row, BITS, -1).transpose(4, 2, 0, 1, 3)
-        by_word = by_axis.reshape(-1, blocks, OUTPUTS, BITS)
-        rows, columns = (np.arange(k) * d for k, d in zip(kernel, self.dilation, strict=True))
+        blocks = [self._block(first, grid.row, factor) for first in range(0, len(self.weight), OUTPUTS)]
+        rows, columns = (np.arange(k) * d for k, d in zip(self.weight.shape[2:], self.dilation, strict=True))
         window = (rows[:, None] * grid.outer[1] + columns).ravel()
-        distances = (window[:, None] * row + np.arange(row)).ravel()
+        distances = (window[:, None] * grid.row + np.arange(grid.row)).ravel()
         firsts = [np.arange(n) * s - p for n, s, p in zip(outputs, self.stride, self.padding, strict=True)]
-        places = grid.places(*firsts)
-        cuts = _cuts(by_word)
-        return [
-            Part(source, factor, places, *_listed(by_word[lo:hi], distances[lo:hi]))
-            for lo, hi in itertools.pairwise(cuts)
-        ]
+        places, found = grid.places(*firsts), []
+        for lo, hi in itertools.pairwise([*_cuts(blocks), len(distances)]):
+            words, weights = zip(*(_between(block, lo, hi) for block in blocks), strict=True)
+            starts = np.cumsum([0, *map(len, words)])
+            listed = distances[np.concatenate(words)], np.concatenate(weights)
+            found.append(Part(source, factor, places, starts, *listed))
+        return found
+
+    def _block(self, first: int, row: int, factor: int) -> _Block:
+        """Of four outputs: words of a window of ``row`` words a place that have a weight, and the weights."""
+        out, per_group, *kernel = self.weight.shape
+        dense = np.zeros((OUTPUTS, row * BITS, *kernel), np.int16)
+        for i, weight in enumerate(self.weight[first : first + OUTPUTS]):
+            channel = (first + i) // (out // self.groups) * per_group
+            dense[i, channel : channel + per_group] = weight // factor
+        by_word = dense.reshape(OUTPUTS, row, BITS, -1).transpose(3, 1, 0, 2).reshape(-1, OUTPUTS, BITS)
+        words = np.flatnonzero(by_word.any(axis=(1, 2)))
+        return words, by_word[words]
 
 
-def _cuts(by_word: Array) -> list[int]:
-    """Where a part ends because one more word could take some output's sum beyond 16 bits."""
-    up, down = np.maximum(by_word, 0).sum(axis=3), np.minimum(by_word, 0).sum(axis=3)
-    cuts, high, low = [0], np.zeros(up.shape[1:], np.int64), np.zeros(up.shape[1:], np.int64)
-    for i in range(len(by_word)):
-        high, low = high + up[i], low + down[i]
-        if high.max(initial=0) > _LARGEST or low.min(initial=0) < -_LARGEST:
-            cuts.append(i)
-            high, low = up[i], down[i]
-    return [*cuts, len(by_word)]
+# The words of four outputs in the order in which they lie, and their weights [words, 4, 5].
+_Block = tuple[Array, Array]
 
 
-def _listed(by_word: Array, distances: Array) -> tuple[Array, Array, Array]:
-    """The words that have a weight, block after block; every block has at least one word."""
-    used: Array = np.any(by_word, axis=(2, 3)).T
-    used[:, 0] |= ~used.any(axis=1)
-    block, word = np.nonzero(used)
-    starts = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
-    return starts, distances[word], by_word[word, block].astype(np.int16)
+def _cuts(blocks: list[_Block]) -> list[int]:
+    """Where parts begin: at the first word, and where one more word could take some output's sum beyond 16 bits."""
+    words = np.concatenate([words for words, _ in blocks])
+    block = np.repeat(np.arange(len(blocks)), [len(words) for words, _ in blocks])
+    ways = np.concatenate([_ways(weights) for _, weights in blocks])
+    order = np.argsort(words, kind="stable")
+    ends = np.flatnonzero(np.diff(words[order])) + 1
+    cuts, most = [0], np.zeros((len(blocks), *ways.shape[1:]), np.int64)
+    for those in np.split(order, ends) if len(order) else ():
+        most[block[those]] += ways[those]
+        if most[block[those]].max() > _LARGEST:
+            cuts.append(int(words[those[0]]))
+            most[:] = 0
+            most[block[those]] = ways[those]
+    return cuts
+
+
+def _ways(weights: Array) -> Array:
+    """How far words can take a sum up, and how far down: [words, 4, 2]."""
+    wide = weights.astype(np.int64)
+    return np.stack([np.maximum(wide, 0).sum(axis=2), np.maximum(-wide, 0).sum(axis=2)], axis=2)
+
+
+def _between(block: _Block, lo: int, hi: int) -> _Block:
+    """The words of a block from one to before another; one without a weight where there are none."""
+    words, weights = block
+    start, stop = np.searchsorted(words, [lo, hi])
+    if start == stop:
+        return np.array([lo]), np.zeros((1, OUTPUTS, BITS), np.int16)
+    return words[start:stop], weights[start:stop]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from bench.measure import seconds
+from snn2chip.simulate.fast.fusion import cannot_look_up
 from snn2chip.simulate.fast.synapses.linear import has_int8_dot_products
 from snn2chip.version import __version__
 
@@ -23,6 +24,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "VNNI": has_int8_dot_products(),
+        "look-ups": not cannot_look_up(),
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -17,10 +17,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, text: int = 1) 
 def machine(report: Data) -> str:
     """One line."""
     found = report["machine"]
-    vnni = "with" if found["VNNI"] else "without"
+    instructions = ", ".join(f"{'with' if found[name] else 'without'} {name}" for name in ("VNNI", "look-ups"))
     versions = ", ".join(f"{name} {found[name]}" for name in ("python", "torch", "numpy", "snn2chip"))
     return (
-        f"{found['processor']}, {found['cores']} cores, {found['threads']} threads, {vnni} VNNI; "
+        f"{found['processor']}, {found['cores']} cores, {found['threads']} threads, {instructions}; "
         f"{found['system']}, {versions}; {report['rounds']} rounds"
         f"{'; a quick run, of few samples' * report['quick']}."
     )

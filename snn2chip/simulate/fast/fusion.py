@@ -51,7 +51,7 @@ def fuse(plan: Plan, samples: int, steps: int) -> Plan:
     """The plan with every population fused that gains by it, in runs of about that size."""
     at_once = Lanes.filled(Lanes.full(min(samples, SAMPLES)), samples, steps)
     chunk = Chunk(at_once, min(steps, max(_STEPS, REGISTER // at_once)))
-    if compiled.missing() or not Lanes(chunk.steps, chunk.samples).worthwhile or _cannot_look_up():
+    if compiled.missing() or not Lanes(chunk.steps, chunk.samples).worthwhile or cannot_look_up():
         return plan
     found = {node.name: reads for node in plan.program.neurons if (reads := _readings(plan, node))}
     readings = {name: reads for name, reads in found.items() if _macs(plan, name, reads, chunk) >= _WORTHWHILE}
@@ -63,7 +63,7 @@ def fuse(plan: Plan, samples: int, steps: int) -> Plan:
     return replace(plan, fusion=Fusion(populations, reads_of, grids, {name: why for name, (_, why) in tried.items()}))
 
 
-def _cannot_look_up() -> str:
+def cannot_look_up() -> str:
     """Why nothing can be looked up here; empty where it can."""
     if unloadable := compiled.cannot_import(_MACHINE_CODE):
         return unloadable

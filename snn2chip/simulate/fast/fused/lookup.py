@@ -214,6 +214,13 @@ def _write_bits(code: _Code, args: list[Any]) -> Any:
     return code.b.bitcast(code.b.icmp_unsigned("!=", code.load(args[0], kind, 1), ir.Constant(kind, None)), _I64)
 
 
+def _write_spread(code: _Code, args: list[Any]) -> None:
+    """``spread(bits, bytes)``: 64 bits as 64 bytes."""
+    number, to = args
+    bytes_ = code.b.zext(code.b.bitcast(number, ir.VectorType(ir.IntType(1), 64)), ir.VectorType(ir.IntType(8), 64))
+    code.store(bytes_, to, 1)
+
+
 def _write_ones(code: _Code, args: list[Any]) -> None:
     """``ones(words, count, distance, out)``: the bits of ``count`` words, lane by lane."""
     words, count, distance, out = args
@@ -227,6 +234,7 @@ def _write_ones(code: _Code, args: list[Any]) -> None:
 
 
 bits = _intrinsic(1, _write_bits, types.uint64)
+spread = _intrinsic(2, _write_spread)
 ones = _intrinsic(4, _write_ones)
 _tables = _intrinsic(3, _write_tables)
 _sums = _intrinsic(14, _write_sums)

@@ -16,7 +16,7 @@ from snn2chip.simulate.fast import compiled
 from snn2chip.simulate.fast.fused.lanes import Grid, Lanes
 
 if TYPE_CHECKING:
-    from snn2chip.simulate.fast.fused.lookup import bits, ones
+    from snn2chip.simulate.fast.fused.lookup import bits, ones, spread
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Words:
         """As bytes, [T, N, *shape], channels last in memory."""
         channels, *space = self.grid.shape
         found = np.empty((self.lanes.steps, self.lanes.samples, len(self.grid.inner), channels), np.uint8)
-        _kernel(_unpack)(self.bits, self.grid.inner, self.lanes.batch, found)
+        room = np.empty((16, self.lanes.total), np.uint64)
+        _kernel(_unpack)(self.bits, self.grid.inner, self.lanes.batch, found, room)
         return torch.from_numpy(found).reshape(*found.shape[:2], *space, channels).movedim(-1, 2)
 
     def counted(self, weights: Array) -> Array:
@@ -84,7 +85,9 @@ def _bounds(size: int, outputs: int, kernel: int, stride: int, padding: int) -> 
 
 @functools.cache
 def _kernel(function: Callable[..., None]) -> Callable[..., None]:
-    return compiled.from_function(function, compiled.importing("snn2chip.simulate.fast.fused.lookup", "bits", "ones"))
+    return compiled.from_function(
+        function, compiled.importing("snn2chip.simulate.fast.fused.lookup", "bits", "ones", "spread")
+    )
 
 
 def _pack(x: Any, places: Any, batch: int, words: Any, found: Any, rest: Any) -> None:
@@ -115,15 +118,34 @@ def _pack(x: Any, places: Any, batch: int, words: Any, found: Any, rest: Any) ->
                         to[j] = uint16(found[p, j] >> shift) & uint16(31)
 
 
-def _unpack(words: Any, places: Any, batch: int, x: Any) -> None:
+def _unpack(words: Any, places: Any, batch: int, x: Any, found: Any) -> None:
+    """The same way back; ``found`` [16, lanes] is room for 64 channels.
+
+    64 bytes are written at once. Where a place has fewer, they reach into the next places of the sample, written later.
+    """
     steps, samples, count, channels = x.shape
-    for p in range(count):
-        source = words[places[p]]
-        for t in range(steps):
-            for b in range(samples):
-                spikes, lane = x[t, b, p], t * batch + b
-                for c in range(channels):
-                    spikes[c] = source[c // 5, lane] >> (c % 5) & 1
+    for first in range(0, count, 16):
+        n = min(16, count - first)
+        for c in range(0, channels, 60):
+            start = max(0, min(c, channels - 64))
+            for p in range(n):
+                found[p, :] = 0
+                for w in range(start // 5, min((start + 68) // 5, words.shape[1])):
+                    source, shift = words[places[first + p], w], 5 * w - start
+                    for j in range(found.shape[1]):
+                        if shift >= 0:
+                            found[p, j] |= uint64(source[j]) << uint64(shift)
+                        else:
+                            found[p, j] |= uint64(source[j]) >> uint64(-shift)
+            for t in range(steps):
+                for b in range(samples):
+                    for p in range(n):
+                        own = found[p, t * batch + b]
+                        if channels >= 64 or (count - first - p) * channels >= 64:
+                            spread(own, x.ctypes.data + ((t * samples + b) * count + first + p) * channels + start)
+                        else:
+                            for k in range(channels):
+                                x[t, b, first + p, k] = own >> uint64(k) & uint64(1)
 
 
 def _count(words: Any, weights: Any, of_place: Any, out: Any) -> None:

@@ -489,7 +489,7 @@ def test_more_spikes_of_a_place_than_16_bits_count() -> None:
 
 
 def behind_guards() -> None:
-    """Random networks on registers with a page right behind, or right before, that nobody may touch.
+    """Random networks, packing and unpacking on memory with a page right behind, or before, that nobody may touch.
 
     Raises:
         AssertionError: an integer differs from the reference engine's. A read or a write outside ends the process.
@@ -536,6 +536,7 @@ def behind_guards() -> None:
             x[:] = 1
             found = words.packed(torch.from_numpy(x).movedim(-1, 2), lanes.Grid((channels, 2, 2)), lanes.Lanes(3, 6))
             assert (found.counted(np.ones(4, int)) == 4 * channels).all()
+            assert found.unpacked().all()
 
 
 def test_nothing_outside_is_read_or_written() -> None:

@@ -299,7 +299,7 @@ def networks(draw: Any) -> Spiking:
     return made
 
 
-@settings(max_examples=examples(50))
+@settings(max_examples=examples(36))
 @given(
     drawn=networks(),
     lanes_bytes=st.sampled_from([1, 1 << 12, 1 << 16, cutting.LANES_BYTES]),

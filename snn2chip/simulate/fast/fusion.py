@@ -6,6 +6,7 @@ Both ways are run on the same random spikes. Fused is taken where every spike is
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -60,7 +61,9 @@ def fuse(plan: Plan, samples: int, steps: int) -> Plan:
         tried = {name: _tried(plan, name, reads, grids, chunk) for name, reads in readings.items()}
     populations = {name: fused for name, (fused, _) in tried.items() if fused is not None}
     reads_of = {name: tuple(read.source for read in readings[name]) for name in populations}
-    return replace(plan, fusion=Fusion(populations, reads_of, grids, {name: why for name, (_, why) in tried.items()}))
+    in_words = {*populations, *plan.maxima, *itertools.chain(*reads_of.values())}
+    kept = {name: grid for name, grid in grids.items() if name in in_words}
+    return replace(plan, fusion=Fusion(populations, reads_of, kept, {name: why for name, (_, why) in tried.items()}))
 
 
 def cannot_look_up() -> str:

@@ -63,10 +63,9 @@ class Words:
 
 
 def packed(x: torch.Tensor, grid: Grid, lanes: Lanes) -> Words:
-    """Spikes [T, N, *shape] (T = 1: the same at every step) as words."""
+    """Spikes [T, N, *shape] as words."""
     words = Words.room(grid, lanes)
-    last = x.movedim(2, -1).contiguous().expand(lanes.steps, *(-1,) * (x.dim() - 1))
-    rows = last.to(torch.uint8).reshape(lanes.steps, lanes.samples, -1, grid.shape[0]).numpy()
+    rows = x.movedim(2, -1).contiguous().to(torch.uint8).reshape(lanes.steps, lanes.samples, -1, grid.shape[0]).numpy()
     room = np.zeros((16, lanes.total), np.uint64), np.zeros(64, np.uint8)
     _kernel(_pack)(rows, grid.inner, lanes.batch, words.bits, *room)
     return words

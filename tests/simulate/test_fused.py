@@ -345,6 +345,28 @@ def test_every_population_of_spikes_is_fused() -> None:
     assert "with its synapses: " in rows["n1"].why
 
 
+@pytest.mark.parametrize(("most", "shares"), [(0.75, {1, 2}), (1.1, {1})])
+def test_threads_share_the_only_chunk_where_most_of_it_is_fused(most: float, shares: set[int]) -> None:
+    """Eight samples of four steps fill a register; four would leave half of it empty."""
+    made, run, found = small(time_steps=4), fused.side_by_side, set()
+    x = spikes(np.random.default_rng(2), 8, *made.sample_shape).astype(int)
+
+    def counted(calls: list[Any]) -> None:
+        found.add(len(calls))
+        run(calls)
+
+    change = mock.patch.object
+    with (
+        fusing(threads=2),
+        change(lanes, "_LEAST_USED", 0.6),
+        change(cutting, "_MOST", most),
+        change(fused, "side_by_side", counted),
+    ):
+        plan = compared(made, x)
+    assert plan.fusion.share == 1
+    assert found == shares
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 7, 128])
 @pytest.mark.parametrize("lanes_bytes", [1, 3000, cutting.LANES_BYTES])

@@ -15,6 +15,8 @@ CHUNK_BYTES = 8 << 20
 LANES_BYTES = 2 << 20
 # Samples that are better run side by side, and fewer steps at once, than the other way round.
 SAMPLES = 8
+# The share of the products that are fused for which threads share one chunk, and work alone on everything else.
+_MOST = 0.75
 # Steps that are not cut.
 _FEW_STEPS = 8
 # Bytes of the sums that are computed and read at once on the way into a population: they stay in a second-level cache,
@@ -26,12 +28,14 @@ def chunk_of(plan: Plan, samples: int, steps: int, limit: int | None = None, wor
     """How much is computed at once where ``workers`` threads share the samples, and at most ``limit`` are wanted."""
     most = min(samples, limit or samples)
     if plan.fusion.populations:
-        whole = _in_lanes(plan, most, steps)
-        shared = Chunk(_shared(whole.samples, samples, workers), whole.steps)
-        # Threads can also share the places of one chunk.
-        chunk = shared if plan.fused_in(shared) or samples > whole.samples else whole
+        chunk = _in_lanes(plan, min(most, math.ceil(samples / workers)), steps)
+        chunk = Chunk(_shared(chunk.samples, samples, workers), chunk.steps)
         if plan.fused_in(chunk):
             return chunk
+        # Threads can also share the places of the only chunk: of what is fused.
+        whole = _in_lanes(plan, most, steps)
+        if plan.fused_in(whole) and whole.samples == samples and plan.fusion.share >= _MOST:
+            return whole
     room = max(1, CHUNK_BYTES // max(1, _largest(plan, plan.step_bytes, steps)))
     # Steps of a cycle are taken one by one: many samples at once amortise the calls.
     stepped = any(component.stepped for component in plan.components)

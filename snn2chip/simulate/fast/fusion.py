@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 
 from snn2chip.ir.graph import Node
 from snn2chip.ir.layers import Conv, Linear, Shape
+from snn2chip.simulate.counting import product_macs
 from snn2chip.simulate.fast import compiled
 from snn2chip.simulate.fast.absorbed import Read
 from snn2chip.simulate.fast.chunk import ChunkRun, Span
@@ -63,7 +64,24 @@ def fuse(plan: Plan, samples: int, steps: int) -> Plan:
     reads_of = {name: tuple(read.source for read in readings[name]) for name in populations}
     in_words = {*populations, *plan.maxima, *itertools.chain(*reads_of.values())}
     kept = {name: grid for name, grid in grids.items() if name in in_words}
-    return replace(plan, fusion=Fusion(populations, reads_of, kept, {name: why for name, (_, why) in tried.items()}))
+    why = {name: said for name, (_, said) in tried.items()}
+    return replace(plan, fusion=Fusion(populations, reads_of, kept, why, _share(plan, populations.keys())))
+
+
+def _share(plan: Plan, fused: Collection[str]) -> float:
+    """Of all products of a step, those of synapses that are fused with these populations."""
+    macs: dict[str, int] = {}
+    for node in plan.program:
+        if node.name in plan.static or node.name in plan.without_kernel:
+            continue
+        size = math.prod(plan.shapes[node.name])
+        if isinstance(node.layer, Linear | Conv):
+            macs[node.name] = size * math.prod(node.layer.weight.shape[1:])
+        else:
+            inputs = [plan.shapes[edge.source] for edge in node.inputs]
+            macs[node.name] = product_macs(node.layer, inputs, plan.shapes[node.name])
+    inside = sum(n for name, n in macs.items() if plan.absorbed.streamed.get(name) in fused)
+    return inside / max(1, sum(macs.values()))
 
 
 def cannot_look_up() -> str:

@@ -135,12 +135,14 @@ class Fusion:
         populations: how, by name. reads: of each, the names of what it reads.
         grids: of everything that is read or sent as words.
         why: of each that was tried, what came of it, for people.
+        share: of all products of the plan, those that are looked up.
     """
 
     populations: Mapping[str, Fused] = field(default_factory=dict)
     reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     grids: Mapping[str, Grid] = field(default_factory=dict)
     why: Mapping[str, str] = field(default_factory=dict)
+    share: float = 0.0
 
 
 def _first(constant: Array) -> Array:

@@ -28,12 +28,13 @@ def chunk_of(plan: Plan, samples: int, steps: int, limit: int | None = None, wor
     """How much is computed at once where ``workers`` threads share the samples, and at most ``limit`` are wanted."""
     most = min(samples, limit or samples)
     if plan.fusion.populations:
-        chunk = _in_lanes(plan, min(most, math.ceil(samples / workers)), steps)
-        chunk = Chunk(_shared(chunk.samples, samples, workers), chunk.steps)
+        whole = _in_lanes(plan, most, steps)
+        ways = (whole, _in_lanes(plan, min(most, math.ceil(samples / workers)), steps))
+        shared = (Chunk(_shared(way.samples, samples, workers), way.steps) for way in ways)
+        chunk = max(shared, key=lambda chunk: Lanes(chunk.steps, chunk.samples).used)
         if plan.fused_in(chunk):
             return chunk
         # Threads can also share the places of the only chunk: of what is fused.
-        whole = _in_lanes(plan, most, steps)
         if plan.fused_in(whole) and whole.samples == samples and plan.fusion.share >= _MOST:
             return whole
     room = max(1, CHUNK_BYTES // max(1, _largest(plan, plan.step_bytes, steps)))

@@ -66,6 +66,12 @@ def _hanging(text: str) -> str:
     return text.replace("\n", "\n" + " " * 9)
 
 
+def first_line(error: BaseException) -> str:
+    """What somebody else's error says, in one line; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def _rebuild(cls: type[S2CError], fields: dict[str, str | int]) -> S2CError:
     error = cls(str(fields["what"]), exit_code=int(fields["exit_code"]))
     error.where, error.why, error.fix = (str(fields[name]) for name in ("where", "why", "fix"))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 
-from snn2chip.errors import S2CError, UsageError
+import pytest
+
+from snn2chip.errors import S2CError, UsageError, first_line
 
 
 def test_message_has_one_line_for_every_known_field() -> None:
@@ -35,3 +37,11 @@ def test_pickling_keeps_class_and_fields() -> None:
     assert type(copy) is UsageError
     assert copy.as_dict() == error.as_dict()
     assert str(copy) == str(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(ValueError("one\ntwo"), "one"), (ValueError(), "ValueError"), (RuntimeError("\n  late\n"), "late")],
+)
+def test_the_first_line_of_what_somebody_else_raised(error: Exception, said: str) -> None:
+    assert first_line(error) == said

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from snn2chip.errors import S2CError
+from snn2chip.errors import S2CError, first_line
 from snn2chip.ir.layers import Array
 from snn2chip.simulate.data import as_numpy
 
@@ -126,7 +126,7 @@ def open_arrays(path: str | Path, key: str = "x", label_key: str = "y") -> tuple
 
 def unreadable(path: Path, error: Exception) -> S2CError:
     """What to tell about a file that could not be read."""
-    why = str(error).splitlines()[0] if str(error) else type(error).__name__
+    why = first_line(error)
     if "allow_pickle" in why or "Python objects" in why:
         why = "it holds Python objects, which would execute code"
     elif "magic string" in why:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from snn2chip.atomic import workspace
-from snn2chip.errors import S2CError, UsageError
+from snn2chip.errors import S2CError, UsageError, first_line
 from snn2chip.evaluate.shard import Job, Setting, Shard, run_job
 from snn2chip.evaluate.sizing import IN_FLIGHT
 from snn2chip.ir.graph import Network
@@ -147,7 +147,7 @@ def _start(address: str | None, workers: int | None, store_bytes: int, scratch: 
                 **quiet,
             )
     except Exception as error:  # Ray has no class for them: a start that took too long is a bare Exception
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
         if address is not None:
             raise _unreachable(address, why) from None
         raise S2CError(
@@ -221,6 +221,6 @@ def _lost(samples: tuple[int, int], error: Exception) -> S2CError:
     return S2CError(
         f"a shard could not be simulated: its worker was lost {_RETRIES + 1} times",
         where=f"samples {samples[0]} to {samples[1]}",
-        why=str(error).strip().splitlines()[0],
+        why=first_line(error),
         fix="the worker may need more memory than there is: give a smaller shard size, or fewer workers",
     )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from snn2chip.errors import S2CError
+from snn2chip.errors import S2CError, first_line
 from snn2chip.ir import layers as L
 from snn2chip.ir.arithmetic import Arithmetic
 from snn2chip.ir.graph import Network, Node
@@ -65,7 +65,7 @@ def run(
         except torch.OutOfMemoryError as error:
             raise S2CError(
                 f"a batch of {batch_size} samples does not fit the GPU's memory",
-                why=str(error).splitlines()[0],
+                why=first_line(error),
                 fix="give a smaller batch_size (--batch-size)",
             ) from None
     expected = reference.run(program, samples[:1], steps, frozenset(), batch_size=1, progress=None, **options)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from snn2chip.errors import S2CError
+from snn2chip.errors import S2CError, first_line
 from snn2chip.ir.graph import Network
 from snn2chip.ir.layers import Array
 from snn2chip.ir.program import Format, Program
@@ -31,7 +31,7 @@ def as_numpy(value: Any, where: str = "input") -> Array:
         narrow = str(tensor.dtype).startswith(("torch.bfloat16", "torch.float8"))
         return np.asarray((tensor.float() if narrow else tensor).numpy())
     except (TypeError, ValueError, RuntimeError) as error:
-        why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        why = f"{type(error).__name__}: {first_line(error)}"
         fix = "give a dense array or tensor [N, ...], all samples of one shape"
         raise S2CError("this cannot be read as an array of numbers", where=where, why=why, fix=fix) from None
 

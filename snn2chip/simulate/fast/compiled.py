@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from snn2chip.atomic import atomic_file
+from snn2chip.errors import first_line
 from snn2chip.machine import home
 
 CACHE_VARIABLE = "SNN2CHIP_CACHE"
@@ -44,7 +45,7 @@ def cannot_import(name: str) -> str:
     try:
         importlib.import_module(name)
     except Exception as error:  # whatever the libraries below it raise when they do not load
-        return f"{name} cannot be imported ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        return f"{name} cannot be imported ({first_line(error)})"
     return ""
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from snn2chip.errors import first_line
 from snn2chip.ir.layers import Array, Conv, Linear, Shape, windows
 from snn2chip.simulate.fast.stateless import dtype_of
 from snn2chip.simulate.fast.synapses.linear import Case, Kernel, Synapse, has_int8_dot_products
@@ -120,7 +121,7 @@ def _self_test(method: Method, case: Case) -> str:
             _litter(truth.size, junk)
             found = run(torch.from_numpy(x)).to(torch.float64).numpy()
         except (RuntimeError, AttributeError, TypeError, ValueError, NotImplementedError) as error:
-            return f"it cannot run here: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            return f"it cannot run here: {first_line(error)}"
         wrong = int(np.count_nonzero(found != truth))
         if wrong:
             return f"its self-test has {wrong} of {found.size} sums wrong"

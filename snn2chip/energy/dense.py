@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from snn2chip.ir.graph import Network
-from snn2chip.ir.layers import Conv, Input, Layer, Linear, MatMul, Neuron, Shape
-from snn2chip.simulate.counting import product_macs
+from snn2chip.ir.layers import Input, Mul, Neuron
+from snn2chip.simulate.counting import dense_macs
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def dense_operations(network: Network) -> DenseOperations:
     macs = first = neurons = 0
     for node in network:
         inputs = [shapes[edge.source] for edge in node.inputs]
-        each = _macs(node.layer, inputs, shapes[node.name])
+        each = 0 if isinstance(node.layer, Mul) else dense_macs(node.layer, inputs, shapes[node.name])
         macs += each
         if isinstance(node.layer, Neuron):
             neurons += math.prod(shapes[node.name])
@@ -41,13 +41,3 @@ def dense_operations(network: Network) -> DenseOperations:
             before_neurons.add(node.name)
             first += each
     return DenseOperations(macs, first, neurons)
-
-
-def _macs(layer: Layer, inputs: list[Shape], output: Shape) -> int:
-    if isinstance(layer, Linear):
-        return math.prod(output) * int(layer.weight.shape[1])
-    if isinstance(layer, Conv):
-        return math.prod(output) * math.prod(map(int, layer.weight.shape[1:]))
-    if isinstance(layer, MatMul):
-        return product_macs(layer, inputs, output)
-    return 0

@@ -31,6 +31,13 @@ def fan_out(layer: Any, shape: Shape) -> Array:
     return np.broadcast_to(counts, shape)
 
 
+def dense_macs(layer: Layer, inputs: Sequence[Shape], output: Shape) -> int:
+    """Multiply-accumulates, one step of one sample, where every input and weight counts, padding too."""
+    if isinstance(layer, Linear | Conv):
+        return math.prod(output) * math.prod(map(int, layer.weight.shape[1:]))
+    return product_macs(layer, inputs, output)
+
+
 def product_macs(layer: Layer, inputs: Sequence[Shape], output: Shape) -> int:
     """Multiply-accumulates of a product of two tensors, one step of one sample; 0 for other layers."""
     if isinstance(layer, MatMul):

@@ -68,6 +68,7 @@ class Range:
 
 
 UNBOUNDED = Range(-(2**63), 2**63 - 1)
+SPIKES = Range(0, 1)
 _ZERO = Range(0, 0, 1 << 62)
 
 

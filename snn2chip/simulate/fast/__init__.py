@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from snn2chip.ir.graph import Network
 from snn2chip.ir.layers import Array, Conv, Linear, Neuron
 from snn2chip.ir.program import Program
+from snn2chip.simulate.counting import dense_macs
 from snn2chip.simulate.fast import compiled
 from snn2chip.simulate.result import Result
 
@@ -57,7 +58,7 @@ def work(network: Network) -> int:
     for node in network:
         size = math.prod(shapes[node.name])
         if isinstance(node.layer, Linear | Conv):
-            total += size * math.prod(node.layer.weight.shape[1:])
+            total += dense_macs(node.layer, (), shapes[node.name])
         elif isinstance(node.layer, Neuron):
             total += size * _UPDATE
     return total

@@ -279,7 +279,7 @@ class Span:
         """Nothing but words is there of what a population sends, until somebody reads it."""
         key = (node.name, "out")
         self.words[key] = words
-        self.nonzero[key] = words.counted(np.ones(len(words.grid.inner), np.int64))
+        self.nonzero[key] = words.counted(1)
         if "spikes" in self.chunk.sink.wanted:
             self._store(node, "spikes", words.unpacked(), 0, self.length)
         return {}

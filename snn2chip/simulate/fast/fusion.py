@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from snn2chip.errors import first_line
 from snn2chip.ir.graph import Node
 from snn2chip.ir.layers import Conv, Linear, Shape
-from snn2chip.simulate.counting import product_macs
+from snn2chip.simulate.counting import dense_macs
 from snn2chip.simulate.fast import compiled
 from snn2chip.simulate.fast.absorbed import Read
 from snn2chip.simulate.fast.chunk import ChunkRun, Span
@@ -30,9 +31,8 @@ from snn2chip.simulate.fast.populations.codegen import DoesNotFitError
 from snn2chip.simulate.fast.sink import Sink
 from snn2chip.simulate.fast.synapses import linear
 from snn2chip.simulate.fast.synapses.choice import milliseconds
-from snn2chip.simulate.ranges import Range
+from snn2chip.simulate.ranges import SPIKES
 
-_SPIKES = Range(0, 1)
 _MACHINE_CODE = "snn2chip.simulate.fast.fused.lookup"
 # Products of a population in one chunk below which compiling and trying it costs more than it could ever save.
 _WORTHWHILE = 20_000_000
@@ -74,12 +74,8 @@ def _share(plan: Plan, fused: Collection[str]) -> float:
     for node in plan.program:
         if node.name in plan.static or node.name in plan.without_kernel:
             continue
-        size = math.prod(plan.shapes[node.name])
-        if isinstance(node.layer, Linear | Conv):
-            macs[node.name] = size * math.prod(node.layer.weight.shape[1:])
-        else:
-            inputs = [plan.shapes[edge.source] for edge in node.inputs]
-            macs[node.name] = product_macs(node.layer, inputs, plan.shapes[node.name])
+        inputs = [plan.shapes[edge.source] for edge in node.inputs]
+        macs[node.name] = dense_macs(node.layer, inputs, plan.shapes[node.name])
     inside = sum(n for name, n in macs.items() if plan.absorbed.streamed.get(name) in fused)
     return inside / max(1, sum(macs.values()))
 
@@ -103,8 +99,7 @@ def _tried(
     except DoesNotFitError as error:
         return None, str(error)
     except Exception as error:  # whatever another numba or LLVM raises for machine code that it does not take
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        return None, f"it cannot be compiled here: {said[0]}"
+        return None, f"it cannot be compiled here: {first_line(error)}"
     if different:
         return None, f"its self-test has {different} spikes wrong"
     return fused if together < apart else None, f"{together:.2f} ms, apart {apart:.2f} ms"
@@ -136,7 +131,7 @@ def _reading(plan: Plan, read: Read) -> Reading | None:
     now = edge.port == "out" and not edge.delay and edge.source not in plan.static
     if taps is None or not one_per_channel or not now or len(plan.shapes[edge.source]) > 3:
         return None
-    return Reading(edge.source, taps) if plan.ranges.of(edge.source).within(_SPIKES) else None
+    return Reading(edge.source, taps) if plan.ranges.of(edge.source).within(SPIKES) else None
 
 
 def _macs(plan: Plan, name: str, readings: tuple[Reading, ...], chunk: Chunk) -> int:

@@ -15,9 +15,8 @@ from snn2chip.neurons.base import IntegerNeuron
 from snn2chip.simulate.fast.absorbed import Absorbed
 from snn2chip.simulate.fast.populations.symbolic import NotSymbolicError, trace_step
 from snn2chip.simulate.fast.stateless import Operation, Site, operation
-from snn2chip.simulate.ranges import NetworkRanges, Range
+from snn2chip.simulate.ranges import SPIKES, NetworkRanges
 
-_SPIKES = Range(0, 1)
 # Inputs of a window up to which every sum is tried.
 _LARGEST = 64
 
@@ -37,10 +36,10 @@ def maxima(program: Program, absorbed: Absorbed, ranges: NetworkRanges) -> Mappi
     for synapse, name in absorbed.streamed.items():
         node, population = program[synapse], program[name]
         shape = shapes[node.inputs[0].source]
-        if len(population.inputs) == 1 and ranges.inputs(node)[0].within(_SPIKES):
+        if len(population.inputs) == 1 and ranges.inputs(node)[0].within(SPIKES):
             pool = _windows(node)
             if pool is not None and _fires_on_any(program, node, population):
-                found[name] = Maximum(pool, operation(Site(pool, (shape,), (_SPIKES,), _SPIKES)))
+                found[name] = Maximum(pool, operation(Site(pool, (shape,), (SPIKES,), SPIKES)))
     return found
 
 

@@ -9,10 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 
 def side_by_side(calls: Sequence[Callable[[], None]]) -> None:
-    """Run calls that let go of the interpreter, the first of them in this thread."""
+    """Run one or more calls that let go of the interpreter, the first of them in this thread."""
     others = [_pool(len(calls) - 1).submit(call) for call in calls[1:]]
-    for call in calls[:1]:
-        call()
+    calls[0]()
     for other in others:
         other.result()
 

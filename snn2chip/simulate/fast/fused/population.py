@@ -20,12 +20,11 @@ from snn2chip.simulate.fast.fused.lanes import GAP, OUTPUTS, REGISTER, Grid, Lan
 from snn2chip.simulate.fast.fused.source import fused_source
 from snn2chip.simulate.fast.fused.taps import Taps
 from snn2chip.simulate.fast.fused.words import Words, registers
-from snn2chip.simulate.fast.populations.codegen import BLOCK, DoesNotFitError, Source
+from snn2chip.simulate.fast.populations.codegen import BLOCK, DoesNotFitError
 from snn2chip.simulate.fast.populations.population import Population
 from snn2chip.simulate.fast.side_by_side import side_by_side
-from snn2chip.simulate.ranges import Range
+from snn2chip.simulate.ranges import SPIKES
 
-_SPIKES = Range(0, 1)
 # Registers of one band of places: its words and sums stay in a second-level cache, and it repays the tables.
 _BAND = 256
 
@@ -57,9 +56,10 @@ class Fused:
     def __init__(self, population: Population, sources: Sequence[tuple[Grid, Taps]], grid: Grid) -> None:
         if population.dtype != np.int32 or population.recurrent is not None or population.record:
             raise DoesNotFitError("the population has no kernel of 32 bits for spikes alone")
-        if not population.ranges["out"].within(_SPIKES):
+        if not population.ranges["out"].within(SPIKES):
             raise DoesNotFitError("the population sends more than spikes")
-        if any((p != _first(p)).any() for p in population.constants()):
+        constants = population.constants()
+        if any((p != _first(p)).any() for p in constants):
             raise DoesNotFitError("the population's parameters differ from place to place")
         self._grid = grid
         found = [p for i, (of, taps) in enumerate(sources) for p in taps.parts(i, of, grid.space)]
@@ -72,16 +72,17 @@ class Fused:
         self._distances = np.concatenate([p.distances for p in found])
         self._weights = np.concatenate([p.weights for p in found])
         self._longest = int(np.diff(self._starts, axis=1).max())
-        self._source: Source = fused_source(*population.proved)
-        self._scalars = [_first(p).astype(np.int32).ravel() for p in population.constants()]
+        source = fused_source(*population.proved)
+        self._live = len(source.live)
+        self._scalars = [_first(p).astype(np.int32).ravel() for p in constants]
         lanes = Lanes(1, 1)
         nothing = self._arguments([], Words.room(grid, lanes), lanes, self.start(lanes, carried=True), True, 0, 0)
-        self._compiled = compiled.from_source(self._source.text, *nothing)
+        self._compiled = compiled.from_source(source.text, *nothing)
 
     def start(self, lanes: Lanes, carried: bool) -> States:
         """For the samples of some lanes."""
         shape = (self._grid.shape[0], len(self._grid.inner) * lanes.batch) if carried else (1, BLOCK)
-        return States([np.empty(shape, np.int32) for _ in self._source.live], carried)
+        return States([np.empty(shape, np.int32) for _ in range(self._live)], carried)
 
     def _room(self, lanes: Lanes) -> tuple[int, int]:
         """Places of a band, and the numbers that a channel has there."""

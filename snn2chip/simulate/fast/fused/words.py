@@ -44,8 +44,8 @@ class Words:
         _kernel(_unpack)(self.bits, self.grid.inner, self.lanes.batch, found, room)
         return torch.from_numpy(found).reshape(*found.shape[:2], *space, channels).movedim(-1, 2)
 
-    def counted(self, weights: Array) -> Array:
-        """The spikes of every step and sample, each times the weight of its place: [places] → [T, N]."""
+    def counted(self, weights: Array | int) -> Array:
+        """The spikes of every step and sample, each times the weight of its place, [places] or one: [T, N]."""
         everywhere, found = np.zeros(len(self.bits), np.int64), np.zeros(self.lanes.total, np.int64)
         everywhere[self.grid.inner] = weights
         _kernel(_count)(self.bits, everywhere, registers(self.lanes.total), found)
